@@ -1,6 +1,6 @@
 """The three ways a request can be wrong. All are ``ValueError``s.
 
-Every message names the operation, the argument, what was expected, what was given and what to do about it.
+Every message names the operation, the argument, what was expected, what was given and the remedy.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class ShapeError(ValueError):
 
 
 class UnsupportedError(ValueError):
-    """The request is well formed, but no available backend or mode can serve it; ``reasons`` says why."""
+    """The request is well formed, but no backend or mode can serve it; ``reasons`` says why."""
 
     def __init__(self, op: str, reasons: Sequence[str], *, remedy: str = "") -> None:
         text = f"{op}: unsupported: " + "; ".join(reasons) + "."

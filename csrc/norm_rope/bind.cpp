@@ -1,0 +1,104 @@
+#include "norm_rope/problem.h"
+#include "runtime/check.h"
+#include "runtime/module.h"
+#include "runtime/tensor_caster.h"
+
+namespace mn {
+namespace {
+
+void rms_norm(const Tensor& x, const Tensor& weight, const Tensor& y, double eps) {
+  const Check check("rms_norm");
+  check.ndim_at_least(x, "x", 1, "[.., D]");
+  check.on_cpu(x, "x");
+  check.dtype(x, "x", {DType::f32, DType::bf16});
+  check.last_dim_contiguous(x, "x");
+  check.shape(weight, "weight", {x.last()}, "[D]");
+  check.on_cpu(weight, "weight");
+  check.contiguous(weight, "weight");
+  check.dtype(weight, "weight", {x.dtype, DType::f32});
+  if (!(eps > 0)) check.fail("eps", "a positive number", std::to_string(eps));
+  // Leading dimensions form one row index only when they are evenly spaced.
+  if (x.ndim > 2) check.contiguous(x, "x");
+
+  const RmsNormProblem problem{.rows = x.rows(),
+                               .dim = x.last(),
+                               .x_stride = x.ndim >= 2 ? x.stride[x.ndim - 2] : x.last(),
+                               .eps = static_cast<float>(eps),
+                               .x = x.data,
+                               .weight = weight.data,
+                               .y = y.data};
+  const NormRopeKernels& kernels = norm_rope_kernels_for_isa();
+  const pybind11::gil_scoped_release release;
+  if (x.dtype == DType::f32)
+    kernels.rms_norm_f32(problem);
+  else if (weight.dtype == DType::bf16)
+    kernels.rms_norm_bf16(problem);
+  else
+    kernels.rms_norm_bf16_weight_f32(problem);
+}
+
+void bind_rope_table(const Tensor& positions, const Tensor& table, double theta,
+                     int64_t rotary_dim) {
+  const Check check("rope_table");
+  check.shape(positions, "positions", {kAny}, "[N]");
+  check.on_cpu(positions, "positions");
+  check.dtype(positions, "positions", {DType::i64});
+  check.contiguous(positions, "positions");
+  if (!(theta > 0)) check.fail("theta", "a positive number", std::to_string(theta));
+  const pybind11::gil_scoped_release release;
+  rope_table(positions.as<int64_t>(), positions.shape[0], theta, rotary_dim, table.as<float>());
+}
+
+RopeTensor rope_tensor(const Check& check, const Tensor& t, const char* argument, const Tensor& out,
+                       int64_t tokens, DType dtype) {
+  check.shape(t, argument, {tokens, kAny, kAny}, "[N, H, D]");
+  check.on_cpu(t, argument);
+  check.dtype(t, argument, {dtype});
+  check.last_dim_contiguous(t, argument);
+  return {.heads = t.shape[1],
+          .dim = t.shape[2],
+          .token_stride = t.stride[0],
+          .head_stride = t.stride[1],
+          .in = t.data,
+          .out = out.data};
+}
+
+void rope(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table,
+          const Tensor& q_out, const Tensor& k_out, const Tensor& v_out, double value_scale) {
+  const Check check("rope");
+  check.dtype(q, "q", {DType::f32, DType::bf16});
+  check.shape(q, "q", {kAny, kAny, kAny}, "[N, Hq, Dqk]");
+  check.shape(table, "table", {q.shape[0], kAny}, "[N, rotary_dim]");
+  check.dtype(table, "table", {DType::f32});
+  check.contiguous(table, "table");
+  check.on_cpu(table, "table");
+  const int64_t rotary_dim = table.shape[1];
+  check.shape(k, "k", {q.shape[0], kAny, q.shape[2]}, "[N, Hkv, Dqk]");
+  if (rotary_dim > q.shape[2])
+    check.fail("table", "rotary_dim of at most the head dim " + std::to_string(q.shape[2]),
+               std::to_string(rotary_dim));
+
+  const RopeProblem problem{.tokens = q.shape[0],
+                            .rotary_dim = rotary_dim,
+                            .table = table.as<float>(),
+                            .value_scale = static_cast<float>(value_scale),
+                            .q = rope_tensor(check, q, "q", q_out, q.shape[0], q.dtype),
+                            .k = rope_tensor(check, k, "k", k_out, q.shape[0], q.dtype),
+                            .v = rope_tensor(check, v, "v", v_out, q.shape[0], q.dtype)};
+  const NormRopeKernels& kernels = norm_rope_kernels_for_isa();
+  const pybind11::gil_scoped_release release;
+  (q.dtype == DType::f32 ? kernels.rope_f32 : kernels.rope_bf16)(problem);
+}
+
+}  // namespace
+
+void bind_norm_rope(pybind11::module_& m) {
+  namespace py = pybind11;
+  m.def("rms_norm", &rms_norm, py::arg("x"), py::arg("weight"), py::arg("y"), py::arg("eps"));
+  m.def("rope_table", &bind_rope_table, py::arg("positions"), py::arg("table"), py::arg("theta"),
+        py::arg("rotary_dim"));
+  m.def("rope", &rope, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("table"), py::arg("q_out"),
+        py::arg("k_out"), py::arg("v_out"), py::arg("value_scale"));
+}
+
+}  // namespace mn

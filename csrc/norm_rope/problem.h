@@ -1,0 +1,55 @@
+// RMSNorm and rotary embedding: what a call hands to the kernels.
+#pragma once
+
+#include <cstdint>
+
+#include "runtime/isa.h"
+
+namespace mn {
+
+// y[r, :] = x[r, :] / sqrt(mean(x[r, :]^2) + eps) * weight, statistics and product in float32, one
+// rounding.
+struct RmsNormProblem {
+  int64_t rows, dim;
+  int64_t x_stride;  // elements between rows of x; y is dense
+  float eps;
+  const void* x;
+  const void* weight;
+  void* y;
+};
+
+// One of q, k, v: token t, head h starts at in + t * token_stride + h * head_stride; out is dense
+// [tokens, heads, dim].
+struct RopeTensor {
+  int64_t heads, dim;
+  int64_t token_stride, head_stride;
+  const void* in;
+  void* out;
+};
+
+// Rotates dims [0, rotary_dim) of q and k (dim j pairs with j + rotary_dim / 2), copies the rest,
+// scales v.
+struct RopeProblem {
+  int64_t tokens;
+  int64_t rotary_dim;
+  const float* table;  // [tokens, rotary_dim]: cosines, then sines
+  float value_scale;
+  RopeTensor q, k, v;
+};
+
+struct NormRopeKernels {
+  void (*rms_norm_f32)(const RmsNormProblem&);
+  void (*rms_norm_bf16)(const RmsNormProblem&);             // bf16 x and weight
+  void (*rms_norm_bf16_weight_f32)(const RmsNormProblem&);  // bf16 x, float32 weight
+  void (*rope_f32)(const RopeProblem&);
+  void (*rope_bf16)(const RopeProblem&);
+};
+
+MN_DECLARE_KERNELS(NormRopeKernels, norm_rope_kernels)
+
+// table[n, j] = cos(angle), table[n, rotary_dim / 2 + j] = sin(angle) with
+// angle = float32(positions[n]) * float32(theta^(-2j / rotary_dim)).
+void rope_table(const int64_t* positions, int64_t n, double theta, int64_t rotary_dim,
+                float* table);
+
+}  // namespace mn

@@ -1,0 +1,22 @@
+#include <cmath>
+
+#include "norm_rope/problem.h"
+
+namespace mn {
+
+void rope_table(const int64_t* positions, int64_t n, double theta, int64_t rotary_dim,
+                float* table) {
+  const int64_t half = rotary_dim / 2;
+  for (int64_t j = 0; j < half; ++j) {
+    const float frequency = static_cast<float>(
+        std::pow(theta, -2.0 * static_cast<double>(j) / static_cast<double>(rotary_dim)));
+    for (int64_t i = 0; i < n; ++i) {
+      // The product is float32 by definition; only then do cosine and sine see it exactly.
+      const float angle = static_cast<float>(positions[i]) * frequency;
+      table[i * rotary_dim + j] = static_cast<float>(std::cos(static_cast<double>(angle)));
+      table[i * rotary_dim + half + j] = static_cast<float>(std::sin(static_cast<double>(angle)));
+    }
+  }
+}
+
+}  // namespace mn

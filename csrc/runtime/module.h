@@ -1,0 +1,11 @@
+// The CPU extension module `_C`: each family adds its functions in its own bind.cpp.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace mn {
+
+void bind_runtime(pybind11::module_& m);
+void bind_norm_rope(pybind11::module_& m);
+
+}  // namespace mn

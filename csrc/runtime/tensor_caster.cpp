@@ -1,0 +1,123 @@
+#include "runtime/tensor_caster.h"
+
+#include <array>
+
+namespace mn {
+namespace {
+
+// The public DLPack 1.x C structures, as far as they are read here.
+struct DLView {
+  void* data;
+  int32_t device_type;
+  int32_t device_id;
+  int32_t ndim;
+  uint8_t type_code;
+  uint8_t type_bits;
+  uint16_t type_lanes;
+  int64_t* shape;
+  int64_t* strides;
+  uint64_t byte_offset;
+};
+
+struct DLExchangeTable {
+  uint32_t version_major;
+  uint32_t version_minor;
+  void* previous;
+  void* allocator;
+  void* managed_from_object;
+  void* managed_to_object;
+  int (*view_from_object)(void* object, DLView* out);
+  int (*current_stream)(int32_t device_type, int32_t device_id, void** out);
+};
+
+constexpr int kDLCpu = 1, kDLCuda = 2;
+
+struct CachedTable {
+  PyTypeObject* type = nullptr;
+  const DLExchangeTable* table = nullptr;
+};
+
+// Subclasses such as Parameter alternate with Tensor in one call, hence more than one entry.
+// Guarded by the GIL. Types are kept alive on purpose: a table must not outlive its type.
+const DLExchangeTable* table_of(PyTypeObject* type) {
+  static std::array<CachedTable, 4> cache;
+  static size_t next = 0;
+  for (const CachedTable& entry : cache)
+    if (entry.type == type) return entry.table;
+
+  namespace py = pybind11;
+  py::object capsule = py::reinterpret_steal<py::object>(
+      PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__"));
+  if (!capsule) {
+    PyErr_Clear();
+    throw py::type_error(std::string("expected a torch.Tensor, got ") + type->tp_name);
+  }
+  auto* table = static_cast<const DLExchangeTable*>(
+      PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+  if (!table) throw py::error_already_set();
+  if (table->version_major != 1 || !table->view_from_object)
+    throw py::type_error(
+        "this torch offers another version of the DLPack exchange table; "
+        "install torch >= 2.13");
+  Py_INCREF(type);
+  Py_XDECREF(reinterpret_cast<PyObject*>(cache[next].type));
+  cache[next] = {type, table};
+  next = (next + 1) % cache.size();
+  return table;
+}
+
+DType dtype_of(const DLView& view) {
+  if (view.type_lanes != 1) return DType::other;
+  switch (view.type_code << 8 | view.type_bits) {
+    case 2 << 8 | 32:
+      return DType::f32;
+    case 2 << 8 | 64:
+      return DType::f64;
+    case 2 << 8 | 16:
+      return DType::f16;
+    case 4 << 8 | 16:
+      return DType::bf16;
+    case 0 << 8 | 64:
+      return DType::i64;
+    case 0 << 8 | 32:
+      return DType::i32;
+    case 0 << 8 | 16:
+      return DType::i16;
+    case 0 << 8 | 8:
+      return DType::i8;
+    case 1 << 8 | 8:
+      return DType::u8;
+    case 6 << 8 | 8:
+      return DType::boolean;
+    case 10 << 8 | 8:
+      return DType::e4m3;
+    default:
+      return DType::other;
+  }
+}
+
+}  // namespace
+
+Tensor tensor_from_python(PyObject* object) {
+  const DLExchangeTable* table = table_of(Py_TYPE(object));
+  DLView view;
+  if (table->view_from_object(object, &view)) throw pybind11::error_already_set();
+  if (view.ndim > Tensor::kMaxDims) throw pybind11::type_error("tensors of over 8 dimensions");
+  Tensor tensor;
+  tensor.data = static_cast<char*>(view.data) + view.byte_offset;
+  tensor.dtype = dtype_of(view);
+  tensor.on_cpu = view.device_type == kDLCpu;
+  if (!tensor.on_cpu && view.device_type != kDLCuda)
+    throw pybind11::type_error("tensors live on the CPU or on a CUDA device");
+  tensor.device_index = view.device_id;
+  tensor.ndim = view.ndim;
+  int64_t expected = 1;
+  for (int i = view.ndim - 1; i >= 0; --i) {
+    tensor.shape[i] = view.shape[i];
+    tensor.stride[i] = view.strides ? view.strides[i] : expected;
+    expected *= view.shape[i];
+  }
+  return tensor;
+}
+
+}  // namespace mn

@@ -1,0 +1,8 @@
+"""Stateless operations, one file per kernel family: choose a backend, allocate, call.
+
+The native binding validates; ``mimo_native.reference`` has the same names in plain torch.
+"""
+
+from .norm_rope import rms_norm, rope, rope_table
+
+__all__ = ["rms_norm", "rope", "rope_table"]

@@ -1,0 +1,54 @@
+"""RMSNorm and rotary position embedding with value scale."""
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from ..backends import choose, native
+
+__all__ = ["rms_norm", "rope", "rope_table"]
+
+
+def rms_norm(x: Tensor, weight: Tensor, *, eps: float = 1e-5) -> Tensor:
+    """y = x / sqrt(mean(x^2) + eps) * weight over the last dim.
+
+    x [.., D] float32 or bfloat16, weight [D] of x's dtype or float32 -> y like x. Statistics and
+    the product are float32, rounded once. Raises ShapeError naming the argument.
+    """
+    backend = choose("rms_norm", x, weight)
+    if backend == "reference":
+        return reference.rms_norm(x, weight, eps=eps)
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    native(backend).rms_norm(x, weight, y, eps)
+    return y
+
+
+def rope_table(positions: Tensor, *, theta: float, rotary_dim: int) -> Tensor:
+    """Cosines and sines of the rotation angles, one row per token.
+
+    positions [N] int64 -> float32 [N, rotary_dim]: cos in the first half, sin in the second, of
+    angle = float32(position) * float32(theta^(-2j / rotary_dim)), j < rotary_dim / 2.
+    """
+    backend = choose("rope_table", positions)
+    if backend == "reference":
+        return reference.rope_table(positions, theta=theta, rotary_dim=rotary_dim)
+    table = torch.empty(positions.shape[0], rotary_dim, dtype=torch.float32)
+    native(backend).rope_table(positions, table, theta, rotary_dim)
+    return table
+
+
+def rope(
+    q: Tensor, k: Tensor, v: Tensor, table: Tensor, *, value_scale: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotate the first rotary_dim dims of every q and k head and scale v.
+
+    q [N, Hq, Dqk], k [N, Hkv, Dqk], v [N, Hkv, Dv], float32 or bfloat16, strides free but for the
+    last dim; table from rope_table [N, rotary_dim]. Half-split pairing: dim j with
+    j + rotary_dim / 2. Returns new dense q, k, v. Section 2.1 of the report (partial RoPE).
+    """
+    backend = choose("rope", q, k, v)
+    if backend == "reference":
+        return reference.rope(q, k, v, table, value_scale=value_scale)
+    q_out, k_out, v_out = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v))
+    native(backend).rope(q, k, v, table, q_out, k_out, v_out, value_scale)
+    return q_out, k_out, v_out
