@@ -15,7 +15,7 @@ def rms_norm(x: Tensor, weight: Tensor, *, eps: float = 1e-5) -> Tensor:
 
 
 def rope_table(positions: Tensor, *, theta: float, rotary_dim: int) -> Tensor:
-    """cos, sin of float32(position) * float32(theta^(-2j / rotary_dim)), float32 [N, rotary_dim]."""
+    """cos and sin of float32(position) * float32(theta^(-2j / rotary_dim)): [N, rotary_dim]."""
     j = torch.arange(rotary_dim // 2, dtype=torch.float64)
     frequency = torch.pow(torch.tensor(theta, dtype=torch.float64), -2.0 * j / rotary_dim).float()
     angle = (positions.float()[:, None] * frequency).double()
