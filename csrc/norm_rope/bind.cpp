@@ -1,4 +1,5 @@
 #include "norm_rope/problem.h"
+#include "norm_rope/validate.h"
 #include "runtime/check.h"
 #include "runtime/module.h"
 #include "runtime/tensor_caster.h"
@@ -7,26 +8,7 @@ namespace mn {
 namespace {
 
 void rms_norm(const Tensor& x, const Tensor& weight, const Tensor& y, double eps) {
-  const Check check("rms_norm");
-  check.ndim_at_least(x, "x", 1, "[.., D]");
-  check.on_cpu(x, "x");
-  check.dtype(x, "x", {DType::f32, DType::bf16});
-  check.last_dim_contiguous(x, "x");
-  check.shape(weight, "weight", {x.last()}, "[D]");
-  check.on_cpu(weight, "weight");
-  check.contiguous(weight, "weight");
-  check.dtype(weight, "weight", {x.dtype, DType::f32});
-  if (!(eps > 0)) check.fail("eps", "a positive number", std::to_string(eps));
-  // Leading dimensions form one row index only when they are evenly spaced.
-  if (x.ndim > 2) check.contiguous(x, "x");
-
-  const RmsNormProblem problem{.rows = x.rows(),
-                               .dim = x.last(),
-                               .x_stride = x.ndim >= 2 ? x.stride[x.ndim - 2] : x.last(),
-                               .eps = static_cast<float>(eps),
-                               .x = x.data,
-                               .weight = weight.data,
-                               .y = y.data};
+  const RmsNormProblem problem = rms_norm_problem(Check("rms_norm"), x, weight, y, eps);
   const NormRopeKernels& kernels = norm_rope_kernels_for_isa();
   const pybind11::gil_scoped_release release;
   if (x.dtype == DType::f32)

@@ -59,6 +59,19 @@ void Check::on_cpu(const Tensor& t, const char* argument) const {
          "All tensors of one call live on one device.");
 }
 
+void Check::on_device(const Tensor& t, const char* argument) const {
+  if (t.on_cpu != (device_ == Device::cpu))
+    fail(argument, device_ == Device::cpu ? "a tensor on the CPU" : "a tensor on a CUDA device",
+         t.describe(), "All tensors of one call live on one device.");
+}
+
+void Check::same_device(const Tensor& t, const char* argument, const Tensor& other,
+                        const char* other_argument) const {
+  if (t.on_cpu != other.on_cpu || t.device_index != other.device_index)
+    fail(argument, std::string("the device of ") + other_argument + ", " + other.describe(),
+         t.describe(), "All tensors of one call live on one device.");
+}
+
 void Check::contiguous(const Tensor& t, const char* argument) const {
   if (!t.contiguous())
     fail(argument, "a contiguous tensor", t.describe() + " with strides", "Call .contiguous().");

@@ -34,9 +34,12 @@ struct UnsupportedError : std::exception {
 // A dimension in an expected shape: a fixed size, or kAny.
 inline constexpr int64_t kAny = -1;
 
+enum class Device { cpu, cuda };
+
 class Check {
  public:
-  explicit Check(const char* op) : op_(op) {}
+  // `device` is where the tensors of on_device must be: one validation serves both modules.
+  explicit Check(const char* op, Device device = Device::cpu) : op_(op), device_(device) {}
 
   // `symbols` names the dimensions in the message, e.g. "[N, Hq, Dqk]".
   void shape(const Tensor& t, const char* argument, std::initializer_list<int64_t> sizes,
@@ -46,6 +49,9 @@ class Check {
   void same_dtype(const Tensor& t, const char* argument, const Tensor& other,
                   const char* other_argument) const;
   void on_cpu(const Tensor& t, const char* argument) const;
+  void on_device(const Tensor& t, const char* argument) const;
+  void same_device(const Tensor& t, const char* argument, const Tensor& other,
+                   const char* other_argument) const;
   void contiguous(const Tensor& t, const char* argument) const;
   void last_dim_contiguous(const Tensor& t, const char* argument) const;
   // A plain condition; the strings are only built on failure, so pass cheap expressions.
@@ -57,6 +63,7 @@ class Check {
 
  private:
   const char* op_;
+  Device device_;
 };
 
 }  // namespace mn

@@ -70,7 +70,7 @@ std::string Tensor::describe() const {
   std::ostringstream text;
   text << name(dtype) << "[";
   for (int i = 0; i < ndim; ++i) text << (i ? ", " : "") << shape[i];
-  text << "] on " << (on_cpu ? "cpu" : "cuda");
+  text << "] on " << (on_cpu ? "cpu" : "cuda:" + std::to_string(device_index));
   return text.str();
 }
 

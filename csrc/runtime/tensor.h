@@ -23,6 +23,7 @@ struct Tensor {
   int ndim = 0;
   int64_t shape[kMaxDims] = {};
   int64_t stride[kMaxDims] = {};  // in elements
+  const void* library = nullptr;  // whose tensor it is: the key to its current CUDA stream
 
   int64_t numel() const;
   // Rows of the matrix that all leading dimensions form; the last dimension is the row.

@@ -96,12 +96,21 @@ DType dtype_of(const DLView& view) {
   }
 }
 
+// torch explains why it has no view of a meta or sparse tensor with a stack trace; its first line
+// says it.
+pybind11::type_error unreadable() {
+  const pybind11::error_already_set error;
+  const std::string message = pybind11::str(error.value());
+  return pybind11::type_error("expected a dense tensor with data: " +
+                              message.substr(0, message.find('\n')));
+}
+
 }  // namespace
 
 Tensor tensor_from_python(PyObject* object) {
   const DLExchangeTable* table = table_of(Py_TYPE(object));
   DLView view;
-  if (table->view_from_object(object, &view)) throw pybind11::error_already_set();
+  if (table->view_from_object(object, &view)) throw unreadable();
   if (view.ndim > Tensor::kMaxDims) throw pybind11::type_error("tensors of over 8 dimensions");
   Tensor tensor;
   tensor.data = static_cast<char*>(view.data) + view.byte_offset;
@@ -110,6 +119,7 @@ Tensor tensor_from_python(PyObject* object) {
   if (!tensor.on_cpu && view.device_type != kDLCuda)
     throw pybind11::type_error("tensors live on the CPU or on a CUDA device");
   tensor.device_index = view.device_id;
+  tensor.library = table;
   tensor.ndim = view.ndim;
   int64_t expected = 1;
   for (int i = view.ndim - 1; i >= 0; --i) {
@@ -118,6 +128,15 @@ Tensor tensor_from_python(PyObject* object) {
     expected *= view.shape[i];
   }
   return tensor;
+}
+
+void* current_stream(const Tensor& tensor) {
+  const auto* table = static_cast<const DLExchangeTable*>(tensor.library);
+  if (tensor.on_cpu || !table->current_stream) return nullptr;
+  void* stream = nullptr;
+  if (table->current_stream(kDLCuda, tensor.device_index, &stream))
+    throw pybind11::error_already_set();
+  return stream;
 }
 
 }  // namespace mn

@@ -9,9 +9,12 @@
 
 namespace mn {
 
-// Throws TypeError when `object` is not a tensor. A tensor that DLPack cannot describe keeps
-// torch's own message.
+// Throws TypeError when `object` is not a tensor. A tensor that DLPack cannot describe
+// gets the first line of torch's message.
 Tensor tensor_from_python(PyObject* object);
+
+// The cudaStream_t on which the library that owns `tensor` currently works; needs the GIL.
+void* current_stream(const Tensor& tensor);
 
 }  // namespace mn
 

@@ -1,0 +1,25 @@
+#include "norm_rope/kernels_cuda.h"
+#include "norm_rope/validate.h"
+#include "runtime/cuda/launch.h"
+#include "runtime/cuda/module.h"
+
+namespace mn {
+namespace {
+
+void rms_norm(const Tensor& x, const Tensor& weight, const Tensor& y, double eps) {
+  const RmsNormProblem problem =
+      rms_norm_problem(Check("rms_norm", kCudaDevice), x, weight, y, eps);
+  auto* kernel = x.dtype == DType::f32         ? rms_norm_f32_sm80
+                 : weight.dtype == DType::bf16 ? rms_norm_bf16_sm80
+                                               : rms_norm_bf16_weight_f32_sm80;
+  launch_on_device_of(x, "rms_norm", [&](cudaStream_t stream) { kernel(problem, stream); });
+}
+
+}  // namespace
+
+void bind_norm_rope_cuda(pybind11::module_& m) {
+  namespace py = pybind11;
+  m.def("rms_norm", &rms_norm, py::arg("x"), py::arg("weight"), py::arg("y"), py::arg("eps"));
+}
+
+}  // namespace mn

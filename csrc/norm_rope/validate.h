@@ -1,0 +1,12 @@
+// Arguments to problems, with every check: shared by the CPU and the CUDA bindings.
+#pragma once
+
+#include "norm_rope/problem.h"
+#include "runtime/check.h"
+
+namespace mn {
+
+RmsNormProblem rms_norm_problem(const Check& check, const Tensor& x, const Tensor& weight,
+                                const Tensor& y, double eps);
+
+}  // namespace mn

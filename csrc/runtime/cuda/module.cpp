@@ -1,0 +1,21 @@
+#include "runtime/cuda/module.h"
+
+#include "runtime/cuda/device.h"
+#include "runtime/errors_python.h"
+
+PYBIND11_MODULE(_cuda, m) {
+  mn::register_errors();
+  // Asked before every call: a machine does not gain or lose its GPU while a process runs.
+  m.def(
+      "unavailable_reason",
+      []() -> const std::string& {
+        static const std::string reason = mn::unavailable_reason();
+        return reason;
+      },
+      "Why no kernel can run on this machine; empty when one can.");
+  m.def("runtime_version", &mn::runtime_version, "CUDA version of the runtime, as in '13.0'.");
+  m.def("driver_version", &mn::driver_version,
+        "Newest CUDA version of the driver; '' without one.");
+  m.def("runtime_linkage", [] { return MN_CUDART; }, "'static' or 'shared'.");
+  mn::bind_norm_rope_cuda(m);
+}

@@ -1,0 +1,10 @@
+// The CUDA extension module `_cuda`: each family adds its functions in its own bind_cuda.cpp.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace mn {
+
+void bind_norm_rope_cuda(pybind11::module_& m);
+
+}  // namespace mn

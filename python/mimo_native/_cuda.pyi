@@ -1,0 +1,22 @@
+from __future__ import annotations
+import torch
+import typing
+__all__: list[str] = ['driver_version', 'rms_norm', 'runtime_linkage', 'runtime_version', 'unavailable_reason']
+def driver_version() -> str:
+    """
+    Newest CUDA version of the driver; '' without one.
+    """
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, y: torch.Tensor, eps: typing.SupportsFloat | typing.SupportsIndex) -> None:
+    ...
+def runtime_linkage() -> str:
+    """
+    'static' or 'shared'.
+    """
+def runtime_version() -> str:
+    """
+    CUDA version of the runtime, as in '13.0'.
+    """
+def unavailable_reason() -> str:
+    """
+    Why no kernel can run on this machine; empty when one can.
+    """
