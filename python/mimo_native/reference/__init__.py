@@ -1,5 +1,32 @@
-"""Every op in plain torch, any float dtype up to float64: the oracle and the documentation."""
+"""Every operation in plain torch: the definition, the oracle of the tests and the slow backend.
 
+Names and signatures are those of ``mimo_native.ops``. Any floating dtype up to float64 is accepted;
+sums run in float32, or in float64 for float64 inputs, and results are rounded once, to the dtype of
+the input. Gradients are torch's own. Nothing here needs the native extension.
+"""
+
+from .attention import attention, attention_cached, attention_varlen
+from .experts import expert_mlp, swiglu, swiglu_mlp
+from .gemm import grouped_gemm, linear
 from .norm_rope import rms_norm, rope, rope_table
+from .routing import RouteStats, route
+from .sampling import philox4x32_10, philox_uniform, sample
 
-__all__ = ["rms_norm", "rope", "rope_table"]
+__all__ = [
+    "RouteStats",
+    "attention",
+    "attention_cached",
+    "attention_varlen",
+    "expert_mlp",
+    "grouped_gemm",
+    "linear",
+    "philox4x32_10",
+    "philox_uniform",
+    "rms_norm",
+    "rope",
+    "rope_table",
+    "route",
+    "sample",
+    "swiglu",
+    "swiglu_mlp",
+]
