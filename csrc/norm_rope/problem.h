@@ -48,7 +48,7 @@ struct NormRopeKernels {
 MN_DECLARE_KERNELS(NormRopeKernels, norm_rope_kernels)
 
 // table[n, j] = cos(angle), table[n, rotary_dim / 2 + j] = sin(angle) with
-// angle = float32(positions[n]) * float32(theta^(-2j / rotary_dim)).
+// angle = float32(positions[n]) * (1 / theta^(2j / rotary_dim)), every step rounded to float32.
 void rope_table(const int64_t* positions, int64_t n, double theta, int64_t rotary_dim,
                 float* table);
 

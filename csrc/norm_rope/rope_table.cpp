@@ -8,8 +8,9 @@ void rope_table(const int64_t* positions, int64_t n, double theta, int64_t rotar
                 float* table) {
   const int64_t half = rotary_dim / 2;
   for (int64_t j = 0; j < half; ++j) {
-    const float frequency = static_cast<float>(
-        std::pow(theta, -2.0 * static_cast<double>(j) / static_cast<double>(rotary_dim)));
+    // Rounded to float32 at each step, as in the training of such models.
+    const float exponent = static_cast<float>(2 * j) / static_cast<float>(rotary_dim);
+    const float frequency = 1.f / static_cast<float>(std::pow(theta, exponent));
     for (int64_t i = 0; i < n; ++i) {
       // The product is float32 by definition; only then do cosine and sine see it exactly.
       const float angle = static_cast<float>(positions[i]) * frequency;

@@ -11,46 +11,36 @@ The choice belongs to a context, never to the process: a teacher and a student m
 """
 
 import contextlib
-import importlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 
 from .errors import UnsupportedError
 
-__all__ = ["Capability", "Explanation", "choose", "explain", "register", "use", "wants_grad"]
+__all__ = ["Explanation", "choose", "explain", "native", "register", "use", "wants_grad"]
 
-_MODULES = {
-    "cpu": "mimo_native._C",
-    "cuda": "mimo_native._cuda",
-    "reference": "mimo_native.reference",
-}
+NAMES = ("cpu", "cuda", "reference")
 _REMEDY = 'The plain torch of mimo_native.backends.use("reference") serves every case, slowly.'
-
-_forced: ContextVar[str | None] = ContextVar("mimo_native_backend", default=None)
-_registry: dict[tuple[str, str], "Capability"] = {}
-# Answers of choose() that no option and no shape can change.
-_settled: dict[tuple[object, ...], str] = {}
 
 
 @dataclass(frozen=True)
-class Capability:
-    """What a backend serves of an op; the first tensor of a call gives dtype and device.
-
-    options   the optional arguments that it honours; one that is None or False asks for nothing
-    gradient  whether it has a backward
-    limit     further conditions on the tensors, head dimensions say: a reason to refuse, or None
-    """
-
+class _Capability:
     dtypes: frozenset[torch.dtype]
-    options: frozenset[str] = frozenset()
-    gradient: bool = False
-    limit: Callable[..., str | None] | None = None
+    options: frozenset[str]
+    gradient: bool
+    limit: Callable[..., str | None] | None
+
+
+_forced: ContextVar[str | None] = ContextVar("mimo_native_backend", default=None)
+_registry: dict[tuple[str, str], _Capability] = {}
+# What choose() answers whatever the options, provided the limit, if there is one, has no objection.
+_settled: dict[tuple[object, ...], tuple[str, Callable[..., str | None] | None]] = {}
 
 
 @dataclass(frozen=True)
@@ -68,9 +58,23 @@ class Explanation:
     __repr__ = __str__
 
 
-def register(op: str, backend: str, capability: Capability) -> None:
-    """Declare what ``backend``, "cpu" or "cuda", serves of ``op``."""
-    _registry[op, backend] = capability
+def register(
+    op: str,
+    backend: str,
+    *,
+    dtypes: Iterable[torch.dtype],
+    options: Iterable[str] = (),
+    gradient: bool = False,
+    limit: Callable[..., str | None] | None = None,
+) -> None:
+    """Declare what ``backend``, "cpu" or "cuda", serves of ``op``.
+
+    dtypes    of the first tensor
+    options   the optional arguments that it honours
+    gradient  whether it has a backward
+    limit     further conditions on the tensors, head dimensions say: a reason to refuse, or None
+    """
+    _registry[op, backend] = _Capability(frozenset(dtypes), frozenset(options), gradient, limit)
     _settled.clear()
 
 
@@ -80,11 +84,8 @@ def use(backend: str | None) -> Iterator[None]:
 
     None returns to the default. Also a decorator. Raises UnsupportedError for an unknown name.
     """
-    if backend is not None and backend not in _MODULES:
-        known = ", ".join(map(repr, _MODULES))
-        raise UnsupportedError(
-            "backends.use", [f"no backend {backend!r}"], remedy=f"Known: {known}."
-        )
+    if backend is not None and backend not in NAMES:
+        raise UnsupportedError("backends.use", [f"no backend {backend!r}; there are {NAMES}"])
     token = _forced.set(backend)
     try:
         yield
@@ -94,30 +95,38 @@ def use(backend: str | None) -> Iterator[None]:
 
 def wants_grad(*tensors: Tensor | None) -> bool:
     """Whether autograd would record a call with these arguments."""
-    if torch.is_grad_enabled():
+    if is_grad_enabled():
         for tensor in tensors:
             if getattr(tensor, "requires_grad", False):  # a packed weight has no such attribute
                 return True
     return False
 
 
-def choose(op: str, *tensors: Tensor, needs_grad: bool = False, **options: object) -> str:
+def choose(op: str, *tensors: Tensor, needs_grad: bool | None = None, **options: object) -> str:
     """The backend that serves this call: "cpu", "cuda" or "reference".
 
-    ``tensors`` are the op's in their order, ``options`` its optional arguments as they were given.
-    Raises UnsupportedError with every backend's reasons when none fits.
+    ``tensors`` are the op's in their order; the first gives dtype and device. ``options`` are its
+    optional arguments as they were given; one that is None or False asks for nothing.
+    ``needs_grad`` defaults to what autograd would do. Raises UnsupportedError with every backend's
+    reasons when none fits.
     """
     first = tensors[0]
+    if needs_grad is None:
+        needs_grad = is_grad_enabled() and wants_grad(*tensors)
     key = (op, first.dtype, first.is_cpu or first.device.type, needs_grad, _forced.get())
     settled = _settled.get(key)
     if settled is not None:
-        return settled
+        backend, limit = settled
+        if limit is None or limit(*tensors) is None:
+            return backend
     answer = explain(op, *tensors, needs_grad=needs_grad, **options)
     if answer.backend is None:
         reasons = [f"{name}: {reason}" for name, why in answer.reasons.items() for reason in why]
         raise UnsupportedError(op, reasons, remedy=_REMEDY)
-    if answer.backend == "reference" or _serves_all(op, _registry[op, answer.backend]):
-        _settled[key] = answer.backend
+    if answer.backend == "reference":
+        _settled[key] = ("reference", None)
+    elif _options(op) <= _registry[op, answer.backend].options:
+        _settled[key] = (answer.backend, _registry[op, answer.backend].limit)
     return answer.backend
 
 
@@ -126,8 +135,7 @@ def explain(
 ) -> Explanation:
     """What :func:`choose` would answer here, and why not the others; printing it shows both.
 
-    ``needs_grad`` defaults to what autograd would do. Raises UnsupportedError for an unknown op or
-    option.
+    Raises UnsupportedError for an unknown op or option.
     """
     unknown = sorted(set(options) - _options(op))
     if unknown:
@@ -136,7 +144,7 @@ def explain(
     asked = {name for name, value in options.items() if value is not None and value is not False}
     gradient = wants_grad(*tensors) if needs_grad is None else needs_grad
     backend, forced, reasons = None, _forced.get(), {}
-    for name in _MODULES:
+    for name in NAMES:
         if forced not in (None, name):
             why = [f"{forced!r} is asked for"]
         elif name == "reference":
@@ -150,6 +158,30 @@ def explain(
     return Explanation(op, backend, reasons)
 
 
+@cache
+def native(backend: str) -> ModuleType:
+    """The extension module of "cpu" or "cuda"; UnsupportedError says why it cannot be used."""
+    if backend == "cpu":
+        try:
+            from . import _C
+        except ImportError as error:
+            reasons = [f"the native extension cannot be imported ({error})"]
+            raise UnsupportedError("cpu", reasons, remedy="Install the package anew.") from None
+        return _C
+    try:
+        from . import _cuda
+    except ImportError:
+        from ._build_info import BUILD_INFO
+
+        reasons = [f"this build has no CUDA kernels ({BUILD_INFO['cuda']})"]
+        remedy = "Move the tensors to the CPU, or rebuild where nvcc is."
+        raise UnsupportedError("cuda", reasons, remedy=remedy) from None
+    problem = _cuda.unavailable_reason()
+    if problem:
+        raise UnsupportedError("cuda", [problem], remedy="Move the tensors to the CPU.")
+    return _cuda
+
+
 def _objections(
     op: str, backend: str, tensors: tuple[Tensor, ...], gradient: bool, asked: set[str]
 ) -> list[str]:
@@ -158,7 +190,7 @@ def _objections(
         return [f"the tensors are on {device!r}"]
     if (op, backend) not in _registry:
         return ["has no kernel for it"]
-    why = [_missing(backend)] if _missing(backend) else []
+    why = _missing(backend)
     serves = _registry[op, backend]
     if dtype not in serves.dtypes:
         names = sorted(str(known).removeprefix("torch.") for known in serves.dtypes)
@@ -170,26 +202,21 @@ def _objections(
     return [*why, limit] if limit else why
 
 
-@cache
-def _missing(backend: str) -> str:
-    """Why the extension module of a backend cannot be used; empty if it can."""
+def _missing(backend: str) -> list[str]:
     try:
-        importlib.import_module(_MODULES[backend])
-    except ImportError as error:
-        return f"its extension module cannot be imported ({error})"
-    return ""
+        native(backend)
+    except UnsupportedError as error:
+        return list(error.reasons)
+    return []
 
 
 @cache
 def _options(op: str) -> frozenset[str]:
     """The optional arguments of an op, read from the signature of its reference."""
-    reference = importlib.import_module(_MODULES["reference"])
+    from . import reference
+
     if op not in reference.__all__:
         remedy = f"Known: {', '.join(reference.__all__)}."
         raise UnsupportedError(op, ["no such operation"], remedy=remedy)
     parameters = inspect.signature(getattr(reference, op)).parameters.values()
     return frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
-
-
-def _serves_all(op: str, serves: Capability) -> bool:
-    return serves.limit is None and _options(op) <= serves.options

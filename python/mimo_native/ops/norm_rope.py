@@ -4,9 +4,14 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..backends import choose, native
+from ..backends import choose, native, register
 
 __all__ = ["rms_norm", "rope", "rope_table"]
+
+_FLOATS = (torch.float32, torch.bfloat16)
+register("rms_norm", "cpu", dtypes=_FLOATS, options=("eps",))
+register("rope_table", "cpu", dtypes=(torch.int64,), options=("theta", "rotary_dim"))
+register("rope", "cpu", dtypes=_FLOATS, options=("value_scale",))
 
 
 def rms_norm(x: Tensor, weight: Tensor, *, eps: float = 1e-5) -> Tensor:
@@ -27,7 +32,7 @@ def rope_table(positions: Tensor, *, theta: float, rotary_dim: int) -> Tensor:
     """Cosines and sines of the rotation angles, one row per token.
 
     positions [N] int64 -> float32 [N, rotary_dim]: cos in the first half, sin in the second, of
-    angle = float32(position) * float32(theta^(-2j / rotary_dim)), j < rotary_dim / 2.
+    angle = float32(position) * frequency_j, j < rotary_dim / 2; see the reference for the latter.
     """
     backend = choose("rope_table", positions)
     if backend == "reference":

@@ -119,7 +119,7 @@ def sample(
     by_rank = ranked_BV.indices
     weight_BV = torch.zeros_like(p_BV).scatter(-1, by_rank, p_BV * kept_BV)
     mass_BV = weight_BV.cumsum(-1)
-    total_B1 = mass_BV[:, -1:]
+    total_B1 = mass_BV[:, -1:].contiguous()
     threshold_B1 = philox_uniform(seed, position)[:, None] * total_B1
     drawn_B1 = torch.searchsorted(mass_BV, threshold_B1, right=True)
     # u * total can round up to total itself: the last id with any mass then.
