@@ -1,0 +1,1 @@
+"""How ``config.json`` is read (read, fields), written (write) and checked (checks)."""

@@ -1,0 +1,169 @@
+"""Reads a checkpoint in the hub's layout: everything is checked before the first byte of data.
+
+reader = SafetensorsReader(path)  # index and headers only
+for name, tensor in reader.stream(config):  # names and shapes are checked here
+    ...  # a view of the file, to be copied
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..config import LayerConfig, MiMoConfig
+from ..errors import CheckpointError
+from .check import check_tensors, wanted
+from .files import read_json
+from .mapped_file import MappedFile
+from .qkv_layouts import split_fused_qkv
+from .safetensors_header import StoredTensor, read_header
+
+__all__ = ["SafetensorsReader", "count_mtp_layers"]
+
+_INDEX, _SINGLE, _MTP = "model.safetensors.index.json", "model.safetensors", "model_mtp.safetensors"
+_BLOCK = re.compile(r"^model\.(?:(mtp)\.)?layers\.(\d+)\.")
+
+
+class SafetensorsReader:
+    """The tensors of a directory: ``model.safetensors`` or its index's shards, and its MTP file.
+
+    ``tensors`` maps every stored name to its place. Opening reads headers only and raises
+    ``CheckpointError`` for a missing, damaged or contradictory file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        files, weight_map, self.metadata = _files(self.path)
+        self.tensors: dict[str, StoredTensor] = {}
+        for file in files:
+            for tensor in read_header(file):
+                earlier = self.tensors.setdefault(tensor.name, tensor)
+                if earlier is not tensor:
+                    got = f"{earlier.file.name} and {file.name}"
+                    raise CheckpointError(
+                        str(self.path), tensor.name, expected="one file that holds it", got=got
+                    )
+        for name, file_name in weight_map.items():
+            stored = self.tensors.get(name)
+            if stored is None or stored.file.name != file_name:
+                raise CheckpointError(
+                    str(self.path / _INDEX),
+                    name,
+                    expected=f"in {file_name}",
+                    got="not there" if stored is None else f"in {stored.file.name}",
+                    remedy="Index and shards are of different checkpoints: fetch both again.",
+                )
+
+    def tensor(self, name: str) -> Tensor:
+        """The stored tensor ``name``, a private view of the file (writing does not change it)."""
+        if name not in self.tensors:
+            raise CheckpointError(str(self.path), name, expected="a stored tensor", got="nothing")
+        stored = self.tensors[name]
+        return MappedFile(stored.file).view(stored)
+
+    def validate(self, config: MiMoConfig) -> None:
+        """Compares all names, shapes and dtypes with what ``config`` expects.
+
+        Raises ``UnsupportedError`` for 8-bit and 4-bit formats, ``CheckpointError`` for missing,
+        unexpected or misshapen tensors.
+        """
+        check_tensors(str(self.path), config, self.tensors)
+
+    def stream(self, config: MiMoConfig) -> Iterator[tuple[str, Tensor]]:
+        """Validates, then yields every tensor of ``config.unquantized()``, file by file.
+
+        A tensor is a view of the file whose pages are dropped when the next one is asked for: copy
+        what shall stay. Errors as in ``validate``, raised by the call itself.
+        """
+        self.validate(config)
+        return self._stream(config)
+
+    def _stream(self, config: MiMoConfig) -> Iterator[tuple[str, Tensor]]:
+        by_file: dict[Path, list[StoredTensor]] = {}
+        for name in wanted(config, self.tensors):
+            by_file.setdefault(self.tensors[name].file, []).append(self.tensors[name])
+        for file, stored in by_file.items():
+            mapped = MappedFile(file)
+            for one in sorted(stored, key=lambda tensor: tensor.start):
+                yield from self._split(config, one.name, mapped.view(one))
+                mapped.drop_pages(one)
+
+    def _split(self, config: MiMoConfig, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+        if not name.endswith(".qkv_proj.weight"):
+            yield name, tensor
+            return
+        ranks = self.metadata.get("tp_size", config.num_key_value_heads)
+        if not isinstance(ranks, int):
+            raise CheckpointError(
+                str(self.path / _INDEX), "metadata.tp_size", expected="an integer", got=repr(ranks)
+            )
+        parts = split_fused_qkv(tensor, _layer_of(config, name), ranks=ranks)
+        for letter, part in zip("qkv", parts, strict=True):
+            yield name.replace("qkv_proj", f"{letter}_proj"), part
+
+
+def count_mtp_layers(directory: Path) -> int:
+    """Number of MTP blocks whose tensors lie in ``directory``; 0 where it holds no weights."""
+    if not any((directory / name).exists() for name in (_INDEX, _SINGLE, _MTP)):
+        return 0
+    files, weight_map, _ = _files(directory, need_main=False)
+    names = set(weight_map)
+    for file in files:
+        if file.name not in weight_map.values():
+            names |= {tensor.name for tensor in read_header(file)}
+    blocks = [int(m[2]) for m in map(_BLOCK.match, names) if m and m[1]]
+    return max(blocks, default=-1) + 1
+
+
+def _layer_of(config: MiMoConfig, name: str) -> LayerConfig:
+    block = _BLOCK.match(name)
+    assert block is not None
+    return config.mtp_layer() if block[1] else config.layer(int(block[2]))
+
+
+def _files(
+    path: Path, *, need_main: bool = True
+) -> tuple[list[Path], Mapping[str, str], Mapping[str, Any]]:
+    """The files to open, the index's name -> file map and its metadata."""
+    weight_map: dict[str, str] = {}
+    metadata: dict[str, Any] = {}
+    names: list[str] = []
+    if (path / _INDEX).exists():
+        index = read_json(path / _INDEX)
+        weight_map, metadata = _weight_map(path / _INDEX, index), index.get("metadata") or {}
+        names = sorted(set(weight_map.values()))
+    elif (path / _SINGLE).exists():
+        names = [_SINGLE]
+    elif need_main:
+        raise _no_weights(path)
+    if (path / _MTP).exists() and _MTP not in names:
+        names.append(_MTP)
+    return [path / name for name in names], weight_map, metadata
+
+
+def _weight_map(file: Path, index: Mapping[str, Any]) -> dict[str, str]:
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(
+            str(file), "weight_map", expected="an object of names and files", got=repr(weight_map)
+        )
+    for name, shard in weight_map.items():
+        # A shard lies beside its index, nowhere else.
+        if not isinstance(shard, str) or Path(shard).name != shard:
+            raise CheckpointError(str(file), name, expected="a file name", got=repr(shard))
+    return weight_map
+
+
+def _no_weights(path: Path) -> CheckpointError:
+    found = sorted(p.name for p in path.glob("*")) if path.is_dir() else []
+    remedy = "Point at the directory that holds the weights."
+    if any(name.endswith((".bin", ".pt", ".pth")) for name in found):
+        remedy = "Convert the weights to safetensors."
+    elif any(name.endswith(".safetensors") for name in found):
+        remedy = f"Fetch {_INDEX} too: it says which shard holds what."
+    got = f"{len(found)} other files" if path.is_dir() else "no such directory"
+    return CheckpointError(
+        str(path), "weights", expected=f"{_INDEX} or {_SINGLE}", got=got, remedy=remedy
+    )
