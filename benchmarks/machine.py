@@ -1,0 +1,65 @@
+"""What this machine can do at most, measured in the same session as the benchmarks."""
+
+import platform
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from mimo_native import _C
+
+__all__ = ["Limit", "Machine", "cpu_name"]
+
+# Working sets per thread whose read bandwidth is probed.
+_LEVELS = {"L2": 512 << 10, "L3": 6 << 20, "DRAM": 256 << 20}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The least time a call can take, and the resource that says so."""
+
+    seconds: float
+    bound: str
+
+
+@dataclass
+class Machine:
+    """Peaks by (kind, threads), each probed once, when first asked for."""
+
+    probed: dict[str, float] = field(default_factory=dict)
+
+    def limit(
+        self, *, flops: float, bytes: float, dtype: torch.dtype, working_set: float, threads: int
+    ) -> Limit | None:
+        """The larger of arithmetic and memory time; None where the build has no probes."""
+        if not hasattr(_C, "probe_flops"):
+            return None
+        level = next((n for n, size in _LEVELS.items() if working_set <= size * threads), "DRAM")
+        compute = flops / self.flops(dtype, threads)
+        memory = bytes / self.bandwidth(level, threads)
+        return Limit(compute, "flops") if compute >= memory else Limit(memory, level)
+
+    def flops(self, dtype: torch.dtype, threads: int) -> float:
+        name = "bf16" if dtype is torch.bfloat16 else "f32"
+        return self._once(f"{name} flop/s, {threads} threads", _C.probe_flops, name, threads)
+
+    def bandwidth(self, level: str, threads: int) -> float:
+        size = _LEVELS[level]
+        return self._once(f"{level} read B/s, {threads} threads", _C.probe_bandwidth, size, threads)
+
+    def _once(self, key: str, probe, *args) -> float:
+        if key not in self.probed:
+            self.probed[key] = max(probe(*args) for _ in range(3))
+        return self.probed[key]
+
+
+@cache
+def cpu_name() -> str:
+    """The processor's own name, as Linux reports it, else what Python knows."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for text in info.read_text().splitlines():
+            if text.startswith("model name"):
+                return text.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
