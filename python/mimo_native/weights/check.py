@@ -45,15 +45,17 @@ def check_tensors(where: str, config: MiMoConfig, stored: Mapping[str, StoredTen
     names = wanted(config, stored)
     _refuse_formats(where, [stored[name] for name in names])
     expected = expected_tensors(config)
-    _refuse_missing(where, config, [name for name in expected if name not in stored])
+    missing = [name for name in expected if name not in stored]
     unexpected = [name for name in names if name not in expected]
-    if unexpected:
+    if missing or unexpected:
+        found = [f"no {_some(missing)}"] if missing else []
+        found += [f"also {_some(unexpected)}"] if unexpected else []
         raise CheckpointError(
             where,
             "tensors",
-            expected="only those that config.json implies",
-            got=_some(unexpected),
-            remedy=_unexpected_remedy(unexpected),
+            expected="exactly those that config.json implies",
+            got=", ".join(found),
+            remedy=_names_remedy(missing, unexpected),
         )
     for name, spec in expected.items():
         _check_shape(where, name, spec, stored[name])
@@ -72,27 +74,14 @@ def _refuse_formats(where: str, tensors: Sequence[StoredTensor]) -> None:
         raise UnsupportedError(where, reasons, remedy=remedy)
 
 
-def _refuse_missing(where: str, config: MiMoConfig, missing: Sequence[str]) -> None:
-    if not missing:
-        return
-    remedy = "Fetch all shards, or correct config.json."
-    if all(_MTP.match(name) for name in missing):
-        remedy = "Fetch model_mtp.safetensors, or ask for fewer MTP blocks (num_mtp_layers=...)."
-    raise CheckpointError(
-        where,
-        "tensors",
-        expected="every tensor that config.json implies",
-        got=f"no {_some(missing)}",
-        remedy=remedy,
-    )
-
-
-def _unexpected_remedy(names: Sequence[str]) -> str:
-    if any("qkv_proj" in name for name in names):
+def _names_remedy(missing: Sequence[str], unexpected: Sequence[str]) -> str:
+    if any("qkv_proj" in name for name in unexpected):
         return 'For fused projections config.json says "attention_projection_layout": "fused_qkv".'
-    if any("attention_sink_bias" in name for name in names):
+    if any("attention_sink_bias" in name for name in unexpected):
         return "For sinks config.json says add_swa_attention_sink_bias or its full twin."
-    return "Correct config.json, or take the tensors out."
+    if missing and all(_MTP.match(name) for name in missing):
+        return "Fetch model_mtp.safetensors, or ask for fewer MTP blocks (num_mtp_layers=...)."
+    return "Fetch the missing shards, or correct config.json."
 
 
 def _check_shape(where: str, name: str, spec: TensorSpec, stored: StoredTensor) -> None:

@@ -44,7 +44,7 @@ def _damaged(path: Path, text: str, error: json.JSONDecodeError) -> CheckpointEr
         at, what = len(before) - 1, "a comma before the closing bracket"
     line = text.count("\n", 0, at) + 1
     column = at - (text.rfind("\n", 0, at) + 1) + 1
-    shown = text.splitlines()[line - 1].strip() if text else ""
+    shown = text.split("\n")[line - 1].strip()
     return CheckpointError(
         str(path),
         f"line {line}, column {column}",
@@ -62,7 +62,7 @@ def replace_files(
     ``staged`` maps final names to files on the same disk; ``stale`` names files that go. ``last``
     is the file without which nothing can be read (the index): it leaves first and comes last, so a
     crash in between leaves no readable mixture of old and new. An error puts everything back and is
-    raised.
+    raised. What an earlier crash left behind goes once all is in place.
     """
     token = secrets.token_hex(4)
     order = sorted(staged, key=lambda name: name == last)
@@ -82,8 +82,8 @@ def replace_files(
             if target.exists() and not source.exists():
                 os.replace(target, source)
         raise
-    for name in leaving:
-        (directory / f".previous-{token}-{name}").unlink()
+    for old in directory.glob(".previous-*"):
+        old.unlink()
     folder = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(folder)  # the new names survive a power cut

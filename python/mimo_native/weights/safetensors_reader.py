@@ -163,6 +163,8 @@ def _no_weights(path: Path) -> CheckpointError:
         remedy = "Convert the weights to safetensors."
     elif any(name.endswith(".safetensors") for name in found):
         remedy = f"Fetch {_INDEX} too: it says which shard holds what."
+    if any(name.startswith(".previous-") for name in found):
+        remedy = "A save was cut short here; what it replaced lies in .previous-*."
     got = f"{len(found)} other files" if path.is_dir() else "no such directory"
     return CheckpointError(
         str(path), "weights", expected=f"{_INDEX} or {_SINGLE}", got=got, remedy=remedy
