@@ -4,4 +4,9 @@ from .layout import TensorSpec, expected_tensors
 from .safetensors_reader import SafetensorsReader
 from .writer import save_checkpoint
 
-__all__ = ["SafetensorsReader", "TensorSpec", "expected_tensors", "save_checkpoint"]
+__all__ = [
+    "SafetensorsReader",
+    "TensorSpec",
+    "expected_tensors",
+    "save_checkpoint",
+]

@@ -20,7 +20,7 @@ from .mapped_file import MappedFile
 from .qkv_layouts import split_fused_qkv
 from .safetensors_header import StoredTensor, read_header
 
-__all__ = ["SafetensorsReader", "count_mtp_layers"]
+__all__ = ["SafetensorsReader", "count_mtp_layers", "has_weights"]
 
 _INDEX, _SINGLE, _MTP = "model.safetensors.index.json", "model.safetensors", "model_mtp.safetensors"
 _BLOCK = re.compile(r"^model\.(?:(mtp)\.)?layers\.(\d+)\.")
@@ -104,9 +104,14 @@ class SafetensorsReader:
             yield name.replace("qkv_proj", f"{letter}_proj"), part
 
 
+def has_weights(directory: Path) -> bool:
+    """Whether ``directory`` holds an index or a file that ``SafetensorsReader`` would open."""
+    return any((directory / name).exists() for name in (_INDEX, _SINGLE, _MTP))
+
+
 def count_mtp_layers(directory: Path) -> int:
     """Number of MTP blocks whose tensors lie in ``directory``; 0 where it holds no weights."""
-    if not any((directory / name).exists() for name in (_INDEX, _SINGLE, _MTP)):
+    if not has_weights(directory):
         return 0
     files, weight_map, _ = _files(directory, need_main=False)
     names = set(weight_map)
