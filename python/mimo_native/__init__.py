@@ -1,10 +1,16 @@
-"""Layers, kernels, inference and training of the MiMo-V2-Flash system, on CPUs and NVIDIA GPUs."""
+"""Layers, kernels, inference and training of the MiMo-V2-Flash system, on CPUs and NVIDIA GPUs.
 
-import torch  # noqa: F401  first: its OpenMP runtime becomes the one of the process
+Public names load on first use, because torch takes a second to import and ``mimo-native --help``
+should not.
+"""
 
-from . import backends, ops, reference
-from .config import MiMoConfig
-from .errors import CheckpointError, ShapeError, UnsupportedError
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import backends, ops, reference
+    from .config import MiMoConfig
+    from .errors import CheckpointError, ShapeError, UnsupportedError
 
 __version__ = "0.1.0"
 
@@ -17,3 +23,25 @@ __all__ = [
     "ops",
     "reference",
 ]
+
+# The module each public name comes from; the other names are modules themselves.
+_HOME = {
+    "CheckpointError": "errors",
+    "MiMoConfig": "config",
+    "ShapeError": "errors",
+    "UnsupportedError": "errors",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = import_module(f".{_HOME.get(name, name)}", __name__)
+    if name in _HOME:
+        value = getattr(value, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -21,6 +21,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, is_grad_enabled
 
+from . import env
 from .errors import UnsupportedError
 
 __all__ = ["Explanation", "choose", "explain", "native", "register", "use", "wants_grad"]
@@ -167,6 +168,7 @@ def native(backend: str) -> ModuleType:
         except ImportError as error:
             reasons = [f"the native extension cannot be imported ({error})"]
             raise UnsupportedError("cpu", reasons, remedy="Install the package anew.") from None
+        env.isa(_C.isa_levels())  # the extension passes over a level that it does not have
         return _C
     try:
         from . import _cuda

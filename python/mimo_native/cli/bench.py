@@ -1,0 +1,61 @@
+"""``mimo-native bench``: the kernel benchmarks of a source tree."""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from ..errors import UnsupportedError
+
+SUMMARY = "time the kernels against torch and this machine's limits"
+EXAMPLES = (
+    "mimo-native bench                        # all families, one thread, under 5 minutes",
+    "mimo-native bench attention --threads 1,2",
+    "mimo-native bench gemm --json > gemm.json",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("family", nargs="*", help="kernel families, e.g. attention (default: all)")
+    parser.add_argument("--threads", default="1", help="thread counts, e.g. 1,2 (default 1)")
+    parser.add_argument("--dir", type=Path, help="the benchmarks/ directory (default: searched)")
+
+
+def run(args: argparse.Namespace) -> int:
+    folder = _folder(args.dir)
+    files = [_file(folder, family) for family in args.family] or [folder]
+    command = [sys.executable, "-m", "pytest", "-q", "--benchmark-only", "--no-header"]
+    command += ["--bench-threads", args.threads, *map(str, files)]
+    if not args.json:
+        return subprocess.run(command, check=False).returncode
+    with tempfile.TemporaryDirectory() as scratch:
+        result = Path(scratch) / "rows.json"
+        command += ["--bench-json", str(result)]
+        status = subprocess.run(command, stdout=sys.stderr, check=False).returncode
+        if result.exists():
+            print(result.read_text(), end="")
+    return status
+
+
+def _folder(asked: Path | None) -> Path:
+    source_tree = Path(__file__).resolve().parents[3]
+    candidates = [asked] if asked else [Path.cwd() / "benchmarks", source_tree / "benchmarks"]
+    for folder in candidates:
+        if (folder / "harness.py").is_file():
+            return folder
+    raise UnsupportedError(
+        "bench",
+        [f"no benchmarks in {' or '.join(map(str, candidates))}"],
+        remedy="They are part of the source tree: run inside it, or name it with --dir.",
+    )
+
+
+def _file(folder: Path, family: str) -> Path:
+    file = folder / f"bench_{family}.py"
+    if not file.is_file():
+        known = sorted(p.stem.removeprefix("bench_") for p in folder.glob("bench_*.py"))
+        raise UnsupportedError(
+            "bench", [f"no family {family!r}"], remedy=f"There are {', '.join(known)}."
+        )
+    return file

@@ -1,0 +1,35 @@
+"""Every environment variable the package reads, typed and checked, in one place."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import UnsupportedError
+
+__all__ = ["OPENMP_VARIABLES", "VARIABLES", "cache_dir", "isa"]
+
+VARIABLES = {
+    "MIMO_NATIVE_ISA": "instruction-set level of the CPU kernels instead of this CPU's best",
+    "XDG_CACHE_HOME": "where downloaded models go, under mimo_native/ (default ~/.cache)",
+}
+
+# Read by the OpenMP runtime, not by the package; they decide how the kernels' threads behave.
+OPENMP_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OMP_PROC_BIND", "GOMP_SPINCOUNT")
+
+
+def isa(available: Sequence[str]) -> str | None:
+    """``MIMO_NATIVE_ISA``, None where unset. Raises UnsupportedError for a level not available."""
+    level = os.environ.get("MIMO_NATIVE_ISA") or None
+    if level is None or level in available:
+        return level
+    raise UnsupportedError(
+        "environment",
+        [f"MIMO_NATIVE_ISA={level} is not a level of this CPU and build: {', '.join(available)}"],
+        remedy="Set one of these, or unset it to use the best.",
+    )
+
+
+def cache_dir() -> Path:
+    """``$XDG_CACHE_HOME/mimo_native``; ``~/.cache/mimo_native`` where that is unset or relative."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "mimo_native"
