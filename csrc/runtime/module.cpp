@@ -55,5 +55,6 @@ void bind_runtime(pybind11::module_& m) {
 PYBIND11_MODULE(_C, m) {
   mn::register_errors();
   mn::bind_runtime(m);
+  mn::bind_gemm(m);
   mn::bind_norm_rope(m);
 }

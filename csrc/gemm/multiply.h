@@ -1,0 +1,69 @@
+// A block of packed rows times a few panels: the loop over register tiles.
+#pragma once
+
+#include "gemm/tile.h"
+
+namespace mn::MN_ISA {
+namespace {
+
+// Steps of a panel that stay in L1 (32 KiB) while the tiles of a block pass over them.
+constexpr int64_t kChunkSteps = 256;
+// Bytes from a load to its prefetch where each weight is read once.
+constexpr int64_t kStreamAhead = 2048;
+
+// Rows packed tile by tile: tile t holds rows [t * height, min(rows, (t + 1) * height)) as
+// [steps][rows of the tile][depth].
+template <class F>
+struct PackedRows {
+  const typename F::Value* data;
+  int rows, height;
+};
+
+// How many panels to read side by side: several streams use the memory better, and few rows leave
+// registers for them.
+template <class F>
+MN_INLINE int streams_for(int rows) {
+  for (int panels = 4; panels > 1; --panels)
+    if (fits<F>(rows, panels)) return panels;
+  return 1;
+}
+
+// c[row][32 * panel + output] = sum over steps, for the `count` (at most 4) panels given.
+template <class F>
+void multiply(const PackedRows<F>& x, const typename F::Value* const* panels, int count,
+              int64_t steps, float* c, int64_t ldc) {
+  TileArgs<F> args;
+  args.ldc = ldc;
+  if (x.rows <= x.height) {
+    args.a = x.data;
+    args.steps = steps;
+    args.ahead = kStreamAhead;
+    args.first = true;
+    const int streams = streams_for<F>(x.rows);
+    for (int p = 0; p < count; p += streams) {
+      const int n = count - p < streams ? count - p : streams;
+      for (int i = 0; i < n; ++i) args.b[i] = panels[p + i];
+      args.c = c + p * kPanel;
+      tile_kernel<F>(x.rows, n)(args);
+    }
+    return;
+  }
+  for (int p = 0; p < count; ++p) {
+    for (int64_t s = 0; s < steps; s += kChunkSteps) {
+      args.steps = steps - s < kChunkSteps ? steps - s : kChunkSteps;
+      args.first = s == 0;
+      args.b[0] = panels[p] + s * 2 * F::kVector;
+      args.ahead = kChunkSteps * kStepBytes;  // the first tile brings the next chunk nearer
+      for (int row = 0; row < x.rows; row += x.height) {
+        const int rows = x.rows - row < x.height ? x.rows - row : x.height;
+        args.a = x.data + (row * steps + s * rows) * F::kDepth;
+        args.c = c + row * ldc + p * kPanel;
+        tile_kernel<F>(rows, 1)(args);
+        args.ahead = 0;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mn::MN_ISA

@@ -1,0 +1,77 @@
+// Matrix products y = x W^T with packed or plain weights: what a call hands to the kernels.
+#pragma once
+
+#include "gemm/packed.h"
+#include "runtime/isa.h"
+
+namespace mn {
+
+// Row i of a matrix starts at data + (index ? index[i] : i) * stride elements.
+struct RowSource {
+  const void* data;
+  int64_t stride;
+  const int32_t* index;
+  bool bf16;
+};
+
+// Consecutive rows that share a weight. They are packed in tiles of `height` rows, the last one
+// lower, at value offset first_row * steps * depth of the packed rows.
+struct RowBlock {
+  int32_t group;
+  int32_t rows, height;
+  int64_t first_row;
+};
+
+struct Rows {
+  const RowBlock* blocks;
+  int64_t count;
+  const int32_t* group_first;  // [groups + 1]: first block of each group
+  int64_t groups;
+  int64_t most_tiles;  // of one block
+};
+
+// The weights of every group: packed, or rows of a plain matrix that are packed as they are read.
+struct Weights {
+  PackedLayout layout;
+  const void* data;
+  bool packed;
+  int64_t expert_stride, row_stride;  // elements, of a plain matrix
+};
+
+struct GemmProblem {
+  RowSource x;
+  Rows rows;
+  Weights w;
+  void* y;
+  int64_t y_stride;
+  bool y_bf16;
+  void* packed_rows;  // scratch for the rows; null where one dense row needs no packing
+  int64_t panels_per_job;
+  int threads;
+  char* thread_scratch;
+  int64_t thread_scratch_bytes;  // of each thread
+};
+
+struct PackProblem {
+  PackedLayout layout;
+  char* packed;
+  void* weight;
+  int64_t expert_stride, row_stride;  // elements
+};
+
+struct GemmKernels {
+  int tile_rows[kFormats];  // the most rows of a register tile
+  void (*pack[kFormats])(const PackProblem&);
+  void (*unpack[kFormats])(const PackProblem&);
+  void (*multiply[kFormats])(const GemmProblem&);
+};
+
+MN_DECLARE_KERNELS(GemmKernels, gemm_kernels)
+
+// Bytes of a thread's scratch for multiply: the sums of a block of `rows` rows, and four plain
+// panels packed.
+inline int64_t gemm_thread_scratch(const PackedLayout& layout, int64_t rows, bool packed) {
+  return rows * 4 * kPanel * 4 + (packed ? 0 : 4 * layout.panel_bytes());
+}
+
+}  // namespace mn
