@@ -1,11 +1,22 @@
 """Fixtures that several families share."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from mimo_native import _C
 from mimo_native.errors import CheckpointError
 from mimo_native.weights.smollm2 import fetch_smollm2
+
+
+@pytest.fixture(params=_C.isa_levels())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test at every ISA level of this CPU."""
+    before = _C.isa()
+    _C.set_isa(request.param)
+    yield request.param
+    _C.set_isa(before)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 #include <omp.h>
 
+#include <cstring>
+
 #include "gemm/arguments.h"
 #include "gemm/plan.h"
 #include "runtime/module.h"
@@ -13,12 +15,11 @@ namespace py = pybind11;
 
 PackedLayout make_layout(const std::string& format, int64_t experts, int64_t outputs,
                          int64_t inputs, int64_t expert_panels) {
-  const PackedLayout layout{.format = format == "bf16" ? Format::bf16 : Format::f32,
-                            .experts = experts,
-                            .outputs = outputs,
-                            .inputs = inputs,
-                            .expert_panels = expert_panels};
-  return layout;
+  return {.format = format == "bf16" ? Format::bf16 : Format::f32,
+          .experts = experts,
+          .outputs = outputs,
+          .inputs = inputs,
+          .expert_panels = expert_panels};
 }
 
 PackProblem pack_problem(const Check& check, const Tensor& weight, const Tensor& storage,
@@ -65,9 +66,8 @@ void run(const RowSource& x, const Weights& w, const int64_t* group_sizes, int64
     return;
   }
   const int threads = omp_get_max_threads();
-  const bool dense_row =
-      plan.rows == 1 && w.layout.inputs % w.layout.depth() == 0 &&
-      x.bf16 == (w.layout.format == Format::bf16);
+  const bool dense_row = plan.rows == 1 && w.layout.inputs % w.layout.depth() == 0 &&
+                         x.bf16 == (w.layout.format == Format::bf16);
   ScratchPlan parts;
   const int64_t value_bytes = w.layout.format == Format::bf16 ? 2 : 4;
   const int64_t rows_bytes =
@@ -77,18 +77,17 @@ void run(const RowSource& x, const Weights& w, const int64_t* group_sizes, int64
       (gemm_thread_scratch(w.layout, plan.most_rows, w.packed) + 127) / 128 * 128;
   const int64_t threads_at = parts.add(per_thread * threads);
   char* base = scratch(parts.total());
-  kernels.multiply[format](
-      {.x = x,
-       .rows = plan.view(),
-       .w = w,
-       .y = y.data,
-       .y_stride = w.layout.outputs,
-       .y_bf16 = y.dtype == DType::bf16,
-       .packed_rows = dense_row ? nullptr : base + rows_at,
-       .panels_per_job = plan_panels_per_job(w.layout, plan, threads),
-       .threads = threads,
-       .thread_scratch = base + threads_at,
-       .thread_scratch_bytes = per_thread});
+  kernels.multiply[format]({.x = x,
+                            .rows = plan.view(),
+                            .w = w,
+                            .y = y.data,
+                            .y_stride = w.layout.outputs,
+                            .y_bf16 = y.dtype == DType::bf16,
+                            .packed_rows = dense_row ? nullptr : base + rows_at,
+                            .panels_per_job = plan_panels_per_job(w.layout, plan, threads),
+                            .threads = threads,
+                            .thread_scratch = base + threads_at,
+                            .thread_scratch_bytes = per_thread});
 }
 
 void linear(const Tensor& x, const Tensor& w, const PackedLayout* layout, const Tensor& y) {
@@ -96,7 +95,8 @@ void linear(const Tensor& x, const Tensor& w, const PackedLayout* layout, const 
   const Weights weights = weights_argument(check, w, layout, 0, "w", "[N, K]");
   const RowSource rows = rows_argument(check, x, "x", weights.layout);
   check_result(check, y);
-  const int64_t count = x.rows();
+  int64_t count = 1;
+  for (int i = 0; i < x.ndim - 1; ++i) count *= x.shape[i];
   const py::gil_scoped_release release;
   run(rows, weights, &count, 1, y);
 }
@@ -121,6 +121,7 @@ void bind_gemm(py::module_& m) {
       .def(py::init(&make_layout), py::arg("format"), py::arg("experts"), py::arg("outputs"),
            py::arg("inputs"), py::arg("expert_panels"))
       .def_property_readonly("bytes", &PackedLayout::bytes)
+      .def_readonly("expert_panels", &PackedLayout::expert_panels)
       .def_property_readonly("panel_bytes", &PackedLayout::panel_bytes);
   m.def("pack", &pack, py::arg("weight"), py::arg("storage"), py::arg("layout"));
   m.def("unpack", &unpack, py::arg("storage"), py::arg("layout"), py::arg("weight"));

@@ -64,8 +64,7 @@ void multiply_and_store(const GemmProblem& p, const RowBlock& block, int64_t pan
 
 // One block and the panels [begin, end) of a packed weight.
 template <class F>
-void packed_job(const GemmProblem& p, const RowBlock& block, int64_t begin, int64_t end,
-                float* c) {
+void packed_job(const GemmProblem& p, const RowBlock& block, int64_t begin, int64_t end, float* c) {
   using Value = typename F::Value;
   const PackedLayout& l = p.w.layout;
   const char* weight = static_cast<const char*>(p.w.data) + block.group * l.expert_bytes();
@@ -120,8 +119,8 @@ void multiply(const GemmProblem& p) {
       pack_rows<F>(p.x, rows.blocks[job / rows.most_tiles], job % rows.most_tiles, l.inputs,
                    l.steps(), p.packed_rows);
 
-    float* c = reinterpret_cast<float*>(p.thread_scratch +
-                                        omp_get_thread_num() * p.thread_scratch_bytes);
+    float* c =
+        reinterpret_cast<float*>(p.thread_scratch + omp_get_thread_num() * p.thread_scratch_bytes);
 #pragma omp for schedule(dynamic, 1) nowait
     for (int64_t job = 0; job < jobs; ++job) {
       const int64_t begin = job % pieces * p.panels_per_job;

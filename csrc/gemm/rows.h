@@ -24,8 +24,8 @@ void gather_tile(const RowSource& x, int64_t first, int n, int64_t inputs, int64
                  typename F::Value* out) {
   const Source* rows[kMaxRows];
   for (int i = 0; i < n; ++i)
-    rows[i] = static_cast<const Source*>(x.data) +
-              (x.index ? x.index[first + i] : first + i) * x.stride;
+    rows[i] =
+        static_cast<const Source*>(x.data) + (x.index ? x.index[first + i] : first + i) * x.stride;
   if constexpr (sizeof(Source) == sizeof(typename F::Value)) {
     if (n == 1) {  // one row is its own packed form
       std::memcpy(out, rows[0], static_cast<size_t>(inputs) * sizeof(Source));

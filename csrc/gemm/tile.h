@@ -2,9 +2,9 @@
 // shapes perform the same operations on one output, hence the same bits for every number of rows.
 #pragma once
 
-#include "gemm/packed.h"
 #include "gemm/formats/bf16.h"
 #include "gemm/formats/f32.h"
+#include "gemm/packed.h"
 #include "simd/vec.h"
 
 namespace mn::MN_ISA {
@@ -60,8 +60,8 @@ void tile(const TileArgs<F>& args) {
     for (int v = 0; v < V; ++v) acc[r][v].store(args.c + r * args.ldc + 16 * v);
 }
 
-// Whether the accumulators of rows x panels and the operands of one step fit into the register file.
-// Where it is small, the compiler is left to load one operand at a time.
+// Whether the accumulators of rows x panels and the operands of one step fit into the register
+// file. Where it is small, the compiler is left to load one operand at a time.
 template <class F>
 constexpr bool fits(int rows, int panels) {
   const int v = 2 * panels;

@@ -1,8 +1,22 @@
 from __future__ import annotations
 import torch
 import typing
-__all__: list[str] = ['advise_huge_pages', 'isa', 'isa_levels', 'max_threads', 'rms_norm', 'rope', 'rope_table', 'set_isa']
+__all__: list[str] = ['PackedLayout', 'advise_huge_pages', 'grouped_gemm', 'isa', 'isa_levels', 'linear', 'max_threads', 'pack', 'release_scratch', 'rms_norm', 'rope', 'rope_table', 'set_isa', 'unpack']
+class PackedLayout:
+    def __init__(self, format: str, experts: typing.SupportsInt | typing.SupportsIndex, outputs: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, expert_panels: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def bytes(self) -> int:
+        ...
+    @property
+    def expert_panels(self) -> int:
+        ...
+    @property
+    def panel_bytes(self) -> int:
+        ...
 def advise_huge_pages(storage: torch.Tensor) -> bool:
+    ...
+def grouped_gemm(x: torch.Tensor, w: torch.Tensor, layout: PackedLayout, group_sizes: torch.Tensor, y: torch.Tensor) -> None:
     ...
 def isa() -> str:
     """
@@ -12,8 +26,16 @@ def isa_levels() -> list[str]:
     """
     Levels this CPU can run, weakest first.
     """
+def linear(x: torch.Tensor, w: torch.Tensor, layout: PackedLayout, y: torch.Tensor) -> None:
+    ...
 def max_threads() -> int:
     ...
+def pack(weight: torch.Tensor, storage: torch.Tensor, layout: PackedLayout) -> None:
+    ...
+def release_scratch() -> None:
+    """
+    Frees the calling thread's working memory.
+    """
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, y: torch.Tensor, eps: typing.SupportsFloat | typing.SupportsIndex) -> None:
     ...
 def rope(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor, q_out: torch.Tensor, k_out: torch.Tensor, v_out: torch.Tensor, value_scale: typing.SupportsFloat | typing.SupportsIndex) -> None:
@@ -21,4 +43,6 @@ def rope(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor,
 def rope_table(positions: torch.Tensor, table: torch.Tensor, theta: typing.SupportsFloat | typing.SupportsIndex, rotary_dim: typing.SupportsInt | typing.SupportsIndex) -> None:
     ...
 def set_isa(level: str) -> None:
+    ...
+def unpack(storage: torch.Tensor, layout: PackedLayout, weight: torch.Tensor) -> None:
     ...

@@ -3,6 +3,15 @@
 The native binding validates; ``mimo_native.reference`` has the same names in plain torch.
 """
 
+from .gemm import PackedWeight, grouped_gemm, linear, pack
 from .norm_rope import rms_norm, rope, rope_table
 
-__all__ = ["rms_norm", "rope", "rope_table"]
+__all__ = [
+    "PackedWeight",
+    "grouped_gemm",
+    "linear",
+    "pack",
+    "rms_norm",
+    "rope",
+    "rope_table",
+]
