@@ -231,7 +231,8 @@ def _joined(
         lse = torch.stack(lse) if dense else torch.cat(lse, dim=-1)
     else:
         o = q.new_empty(*q.shape[:-1], v.shape[-1])
-        lse = q.new_empty(*q.shape[:-3], q.shape[-2], *q.shape[1:-2], dtype=accumulation_dtype(q))
+        lse_shape = (*q.shape[:-3], q.shape[-2], q.shape[-3])
+        lse = q.new_empty(lse_shape, dtype=accumulation_dtype(q))
     return (o, lse) if return_lse else o
 
 
