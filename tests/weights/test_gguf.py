@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from mimo_native.config import MiMoConfig
 from mimo_native.weights.gguf import GGUFCheckpoint
 from mimo_native.weights.gguf_file import GGUFFile
 from mimo_native.weights.gguf_llama import hub_name, llama_config
@@ -114,6 +115,23 @@ def test_config_fields(tmp_path):
     assert {key: config[key] for key in expected} == expected
     tied = GGUFCheckpoint.open(write(tmp_path / "t.gguf", Llama()))
     assert tied.config["tie_word_embeddings"] is True
+
+
+@pytest.mark.parametrize("model", GEOMETRIES, ids=str)
+def test_config_describes_a_llama(tmp_path, model):
+    config = MiMoConfig.from_dict(GGUFCheckpoint.open(write(tmp_path / "m.gguf", model)).config)
+    assert (config.num_hidden_layers, config.num_mtp_layers) == (model.layers, 0)
+    assert config.tie_word_embeddings == model.tied
+    for layer in map(config.layer, range(model.layers)):
+        assert (layer.kind, layer.window_keys, layer.sink, layer.moe) == (
+            "global",
+            None,
+            False,
+            False,
+        )
+        assert (layer.num_q_heads, layer.num_kv_heads) == (model.heads, model.kv_heads)
+        assert layer.rotary_dim == layer.head_dim == layer.v_head_dim == model.head_dim
+        assert layer.value_scale == 1.0
 
 
 def test_optional_keys_default_as_llama_cpp_has_them(tmp_path):

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..config import MiMoConfig
 from ..errors import CheckpointError, UnsupportedError
 from .gguf_file import GGUFFile, Value
+from .layout import expected_tensors
 
 __all__ = ["check_shapes", "hub_name", "llama_config"]
 
@@ -216,43 +218,13 @@ def _contradiction(path: Path, name: str, expected: str, got: str) -> Checkpoint
 
 def check_shapes(file: GGUFFile, config: Mapping[str, object]) -> None:
     """Raise CheckpointError unless ``file`` holds exactly the tensors that ``config`` describes."""
-    expected = _expected_shapes(config)
+    try:
+        specs = expected_tensors(MiMoConfig.from_dict(config))
+    except CheckpointError as error:
+        raise _contradiction(file.path, error.argument, error.expected, error.got) from error
     stored = {hub_name(name) or name: tensor.shape for name, tensor in file.tensors.items()}
-    for name in [*expected, *(name for name in stored if name not in expected)]:
-        want = f"shape {list(expected[name])}" if name in expected else "no such tensor"
+    for name in [*specs, *(name for name in stored if name not in specs)]:
+        want = f"shape {list(specs[name].shape)}" if name in specs else "no such tensor"
         got = f"shape {list(stored[name])}" if name in stored else "no such tensor"
         if want != got:
             raise _contradiction(file.path, name, want, got)
-
-
-def _expected_shapes(config: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
-    """Hub name and torch shape of every tensor that a model of these config fields has."""
-
-    def size(key: str) -> int:
-        value = config[key]
-        assert isinstance(value, int)
-        return value
-
-    hidden, inner = size("hidden_size"), size("intermediate_size")
-    heads, kv_heads = size("num_attention_heads"), size("num_key_value_heads")
-    qk_dim, v_dim = size("head_dim"), size("v_head_dim")
-    layer = {
-        "input_layernorm.weight": (hidden,),
-        "self_attn.q_proj.weight": (heads * qk_dim, hidden),
-        "self_attn.k_proj.weight": (kv_heads * qk_dim, hidden),
-        "self_attn.v_proj.weight": (kv_heads * v_dim, hidden),
-        "self_attn.o_proj.weight": (hidden, heads * v_dim),
-        "post_attention_layernorm.weight": (hidden,),
-        "mlp.gate_proj.weight": (inner, hidden),
-        "mlp.up_proj.weight": (inner, hidden),
-        "mlp.down_proj.weight": (hidden, inner),
-    }
-    shapes: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (size("vocab_size"), hidden),
-        "model.norm.weight": (hidden,),
-    }
-    if not config["tie_word_embeddings"]:
-        shapes["lm_head.weight"] = (size("vocab_size"), hidden)
-    for index in range(size("num_hidden_layers")):
-        shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
-    return shapes
