@@ -57,4 +57,6 @@ PYBIND11_MODULE(_C, m) {
   mn::bind_runtime(m);
   mn::bind_gemm(m);
   mn::bind_norm_rope(m);
+  mn::bind_attention(m);
+  mn::bind_attention_cache(m);
 }

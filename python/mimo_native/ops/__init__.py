@@ -3,11 +3,15 @@
 The native binding validates; ``mimo_native.reference`` has the same names in plain torch.
 """
 
+from .attention import attention, attention_cached, attention_varlen
 from .gemm import PackedWeight, grouped_gemm, linear, pack
 from .norm_rope import rms_norm, rope, rope_table
 
 __all__ = [
     "PackedWeight",
+    "attention",
+    "attention_cached",
+    "attention_varlen",
     "grouped_gemm",
     "linear",
     "pack",

@@ -1,0 +1,157 @@
+// Keys and values into packed blocks: for a prefill's scratch, a step's tail, and the caches.
+#include "attention/pack.h"
+
+#include "runtime/parallel.h"
+
+namespace mn::MN_ISA {
+namespace {
+
+constexpr int64_t kGrain = 1 << 15;
+
+// Source rows of the lanes [first, end) of one group.
+template <class T>
+struct GroupRows {
+  const T* row[16];
+  int first, end;
+};
+
+// dst [dims][16 lanes], or in bf16 [pairs][16 lanes][2].
+void pack_keys(const GroupRows<float>& rows, const KvLayout& layout, float* dst) {
+  for (int lane = rows.first; lane < rows.end; ++lane)
+    for (int64_t d = 0; d < layout.dim_qk; ++d) dst[d * 16 + lane] = rows.row[lane][d];
+}
+
+void pack_keys(const GroupRows<bf16>& rows, const KvLayout& layout, bf16* dst) {
+  const int64_t pairs = layout.dim_qk / 2;
+  for (int lane = rows.first; lane < rows.end; ++lane) {
+    const bf16* src = rows.row[lane];
+    bf16* d = dst + 2 * lane;
+    for (int64_t p = 0; p < pairs; ++p) std::memcpy(d + p * 32, src + 2 * p, 4);
+    if (layout.dim_qk % 2) {
+      d[pairs * 32] = src[2 * pairs];
+      d[pairs * 32 + 1] = 0;
+    }
+  }
+}
+
+// dst [16 keys][dims].
+void pack_values(const GroupRows<float>& rows, const KvLayout& layout, float* dst) {
+  for (int key = rows.first; key < rows.end; ++key) {
+    float* d = dst + key * layout.padded_v;
+    std::memcpy(d, rows.row[key], static_cast<size_t>(layout.dim_v) * sizeof(float));
+    std::memset(d + layout.dim_v, 0,
+                static_cast<size_t>(layout.padded_v - layout.dim_v) * sizeof(float));
+  }
+}
+
+// dst [Dv/16 panels, 32 pairs apart][8 pairs][16 dims][2 keys].
+void pack_values(const GroupRows<bf16>& rows, const KvLayout& layout, bf16* dst) {
+  for (int key = rows.first; key < rows.end; ++key) {
+    const bf16* src = rows.row[key];
+    for (int64_t i = 0; i < layout.padded_v; ++i)
+      dst[i / 16 * layout.value_panel + key / 2 * 32 + i % 16 * 2 + key % 2] =
+          i < layout.dim_v ? src[i] : bf16{0};
+  }
+}
+
+template <class T>
+void zero_group(const KvLayout& layout, T* keys, T* values) {
+  std::memset(keys, 0, static_cast<size_t>(layout.key_group) * sizeof(T));
+  if (sizeof(T) == 4) {
+    std::memset(values, 0, static_cast<size_t>(layout.value_group) * sizeof(T));
+  } else {
+    for (int64_t i = 0; i < layout.padded_v / 16; ++i)
+      std::memset(values + i * layout.value_panel, 0,
+                  static_cast<size_t>(layout.value_group) * sizeof(T));
+  }
+}
+
+template <class T>
+void copy_group(const KvLayout& layout, const T* keys, const T* values, T* to_keys, T* to_values) {
+  std::memcpy(to_keys, keys, static_cast<size_t>(layout.key_group) * sizeof(T));
+  if (sizeof(T) == 4) {
+    std::memcpy(to_values, values, static_cast<size_t>(layout.value_group) * sizeof(T));
+  } else {
+    for (int64_t i = 0; i < layout.padded_v / 16; ++i)
+      std::memcpy(to_values + i * layout.value_panel, values + i * layout.value_panel,
+                  static_cast<size_t>(layout.value_group) * sizeof(T));
+  }
+}
+
+template <class T>
+void pack_block(const PackProblem& p, const PackTask& task, int64_t head, int64_t block) {
+  const KvLayout& layout = p.layout;
+  const T* k = static_cast<const T*>(task.k) + head * p.k_head_stride;
+  const T* v = static_cast<const T*>(task.v) + head * p.v_head_stride;
+  const int64_t stored = task.ring_blocks ? block % task.ring_blocks : block - task.first_block;
+  T* keys = static_cast<T*>(task.keys) + (head * task.head_blocks + stored) * layout.key_block;
+  T* values =
+      static_cast<T*>(task.values) + (head * task.head_blocks + stored) * layout.value_block;
+  const int64_t begin = task.first_position, end = begin + task.tokens;
+  for (int64_t g = 0; g < kBlockGroups; ++g) {
+    const int64_t position = block * kBlockKeys + g * kGroupKeys;
+    if (position + kGroupKeys <= begin || position >= end) continue;
+    T* group_keys = keys + g * layout.key_group;
+    T* group_values = values + g * layout.value_group;
+    GroupRows<T> rows;
+    rows.first = position < begin ? static_cast<int>(begin - position) : 0;
+    rows.end = position + kGroupKeys > end ? static_cast<int>(end - position) : 16;
+    for (int lane = rows.first; lane < rows.end; ++lane) {
+      const int64_t i = position + lane - begin, row = task.index ? task.index[i] : i;
+      rows.row[lane] = k + row * p.k_token_stride;
+    }
+    // Lanes that nobody has written must hold finite numbers: they meet weights of zero. A wrapped
+    // ring's are older keys, which rows may still see.
+    const bool wrapped = task.ring_blocks && block >= task.ring_blocks;
+    if (rows.first == 0 && rows.end < 16 && !wrapped) zero_group(layout, group_keys, group_values);
+    if (rows.first > 0 && task.committed_keys)
+      copy_group(layout,
+                 static_cast<const T*>(task.committed_keys) +
+                     head * task.committed_head_blocks * layout.key_block,
+                 static_cast<const T*>(task.committed_values) +
+                     head * task.committed_head_blocks * layout.value_block,
+                 group_keys, group_values);
+    pack_keys(rows, layout, group_keys);
+    for (int lane = rows.first; lane < rows.end; ++lane) {
+      const int64_t i = position + lane - begin, row = task.index ? task.index[i] : i;
+      rows.row[lane] = v + row * p.v_token_stride;
+    }
+    pack_values(rows, layout, group_values);
+  }
+}
+
+template <class T>
+void pack(const PackProblem* problems, int64_t count) {
+  // A block of a task of a problem is a job; shorter tasks and problems leave theirs empty.
+  int64_t per_problem = 0, work = 0;
+  for (int64_t n = 0; n < count; ++n) {
+    const PackProblem& p = problems[n];
+    const int64_t jobs = p.task_count * p.kv_heads * p.max_blocks;
+    if (jobs > per_problem) per_problem = jobs;
+    for (int64_t t = 0; t < p.task_count; ++t)
+      work += p.tasks[t].tokens * p.kv_heads * (p.layout.dim_qk + p.layout.dim_v);
+  }
+  parallel_for(per_problem * count, work, kGrain, [&](int64_t job) {
+    const PackProblem& p = problems[job / per_problem];
+    const int64_t n = job % per_problem, block = n % p.max_blocks;
+    const int64_t head = n / p.max_blocks % p.kv_heads, t = n / p.max_blocks / p.kv_heads;
+    if (t >= p.task_count) return;
+    const PackTask& task = p.tasks[t];
+    const int64_t absolute = task.first_position / kBlockKeys + block;
+    if (absolute * kBlockKeys < task.first_position + task.tokens)
+      pack_block<T>(p, task, head, absolute);
+  });
+}
+
+}  // namespace
+
+void pack_block_f32(const PackProblem& p, const PackTask& task, int64_t head, int64_t block) {
+  pack_block<float>(p, task, head, block);
+}
+void pack_block_bf16(const PackProblem& p, const PackTask& task, int64_t head, int64_t block) {
+  pack_block<bf16>(p, task, head, block);
+}
+void pack_f32(const PackProblem* p, int64_t count) { pack<float>(p, count); }
+void pack_bf16(const PackProblem* p, int64_t count) { pack<bf16>(p, count); }
+
+}  // namespace mn::MN_ISA

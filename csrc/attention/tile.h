@@ -1,0 +1,189 @@
+// Register tiles of the attention kernels: scores of a few rows against groups of 16 keys, and the
+// product of their probabilities with panels of 16 value dims. Included by kernel sources only.
+//
+// Every row has its own accumulators and walks head dims and keys in order, so a row's bits do not
+// depend on which tile shape computes it.
+#pragma once
+
+#include "attention/layout.h"
+#include "simd/vec.h"
+
+namespace mn::MN_ISA {
+namespace {
+
+// One step of a dot product: a broadcast element (a pair in bf16) times 16 lanes.
+template <class T>
+struct Step;
+
+template <>
+struct Step<float> {
+  static constexpr int kWidth = 1;   // elements of a row that one step consumes
+  static constexpr int kLanes = 16;  // elements of a packed operand
+  using Row = f32x16;
+  using Lanes = f32x16;
+  static MN_INLINE Row row(const float* p) { return f32x16::set1(*p); }
+  static MN_INLINE f32x16 add(f32x16 acc, Row a, Lanes b) { return fma(a, b, acc); }
+};
+
+template <>
+struct Step<bf16> {
+  static constexpr int kWidth = 2;
+  static constexpr int kLanes = 32;
+  using Row = bf16_pair;
+  using Lanes = bf16x32;
+  static MN_INLINE Row row(const bf16* p) { return bf16_pair::load(p); }
+  static MN_INLINE f32x16 add(f32x16 acc, Row a, Lanes b) { return dot2(acc, a, b); }
+};
+
+// Tile shapes by register file: rows x columns accumulators, the columns' operands, one broadcast.
+constexpr int kTileRows = kVectorRegisters >= 32 ? 8 : 4;
+constexpr int columns_for(int rows) {
+  if (kVectorRegisters < 32) return rows <= 2 ? 2 : 1;
+  if (MN_LEVEL == 2) return rows <= 4 ? 4 : 2;  // emulated pairs take two registers an operand
+  return rows <= 4 ? 4 : 3;
+}
+
+// scores[r][16 * c ..] = q[r] . keys of group c, over `dims` in order.
+template <class T, int R, int C>
+MN_INLINE void score_columns(const T* q, int64_t q_stride, const T* const* keys, int64_t dims,
+                             float* scores, int64_t score_stride) {
+  using S = Step<T>;
+  f32x16 acc[R][C];
+  const T* k[C];
+  for (int c = 0; c < C; ++c) k[c] = keys[c];
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < C; ++c) acc[r][c] = f32x16::zero();
+  for (int64_t d = 0; d < dims; d += S::kWidth) {
+    typename S::Lanes b[C];
+    for (int c = 0; c < C; ++c) b[c] = S::Lanes::load(k[c] + d * 16);
+    for (int r = 0; r < R; ++r) {
+      const typename S::Row a = S::row(q + r * q_stride + d);
+      for (int c = 0; c < C; ++c) acc[r][c] = S::add(acc[r][c], a, b[c]);
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < C; ++c) acc[r][c].store(scores + r * score_stride + 16 * c);
+}
+
+template <class T, int R>
+void score_rows(const T* q, int64_t q_stride, const T* const* keys, int64_t groups, int64_t dims,
+                float* scores, int64_t score_stride) {
+  constexpr int kMax = columns_for(R);
+  int64_t g = 0;
+  while (g < groups) {
+    const int64_t left = groups - g;
+    const T* const* k = keys + g;
+    float* s = scores + 16 * g;
+    // A lone column leaves the multipliers waiting for one another: split the last four as 2 + 2.
+    if (kMax >= 3 && (left == 2 || left == kMax + 1)) {
+      score_columns<T, R, (kMax >= 2 ? 2 : 1)>(q, q_stride, k, dims, s, score_stride);
+      g += 2;
+    } else if (left >= kMax) {
+      score_columns<T, R, kMax>(q, q_stride, k, dims, s, score_stride);
+      g += kMax;
+    } else {
+      score_columns<T, R, 1>(q, q_stride, k, dims, s, score_stride);
+      g += 1;
+    }
+  }
+}
+
+// One block's part of a value product. Its groups' values are values[0 .. groups).
+struct ValueBlock {
+  int first, groups;        // within the pass
+  bool rescale;             // some factor is not 1
+  float factor[kTileRows];  // exp(m - m') of every row
+};
+
+// out[r][16 * c ..] = (first_run ? 0 : out) then, block by block, * factor[r] + p[r] . values.
+template <class T, int R, int C>
+MN_INLINE void value_columns(const T* p, int64_t p_stride, const T* const* values,
+                             int64_t panel_offset, const KvLayout& layout, const ValueBlock* blocks,
+                             int64_t block_count, bool first_run, float* out, int64_t out_stride) {
+  using S = Step<T>;
+  f32x16 acc[R][C];
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < C; ++c)
+      acc[r][c] = first_run ? f32x16::zero() : f32x16::load(out + r * out_stride + 16 * c);
+  const int64_t step = layout.value_step, panel = layout.value_panel;
+  for (int64_t n = 0; n < block_count; ++n) {
+    const ValueBlock& block = blocks[n];
+    if (block.rescale)
+      for (int r = 0; r < R; ++r) {
+        const f32x16 factor = f32x16::set1(block.factor[r]);
+        for (int c = 0; c < C; ++c) acc[r][c] = acc[r][c] * factor;
+      }
+    for (int g = block.first; g < block.first + block.groups; ++g) {
+      const T* v = values[g] + panel_offset;
+      const T* weights = p + g * kGroupKeys;
+      for (int j = 0; j < kGroupKeys; j += S::kWidth) {
+        typename S::Lanes b[C];
+        for (int c = 0; c < C; ++c) b[c] = S::Lanes::load(v + c * panel);
+        v += step;
+        for (int r = 0; r < R; ++r) {
+          const typename S::Row a = S::row(weights + r * p_stride + j);
+          for (int c = 0; c < C; ++c) acc[r][c] = S::add(acc[r][c], a, b[c]);
+        }
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < C; ++c) acc[r][c].store(out + r * out_stride + 16 * c);
+}
+
+template <class T, int R>
+void value_rows(const T* p, int64_t p_stride, const T* const* values, const KvLayout& layout,
+                const ValueBlock* blocks, int64_t block_count, bool first_run, float* out) {
+  constexpr int kMax = columns_for(R);
+  const int64_t panels = layout.padded_v / 16;
+  int64_t c = 0;
+  while (c < panels) {
+    const int64_t left = panels - c, offset = c * layout.value_panel;
+    float* o = out + 16 * c;
+    if (kMax >= 3 && (left == 2 || left == kMax + 1)) {
+      value_columns<T, R, (kMax >= 2 ? 2 : 1)>(p, p_stride, values, offset, layout, blocks,
+                                               block_count, first_run, o, layout.padded_v);
+      c += 2;
+    } else if (left >= kMax) {
+      value_columns<T, R, kMax>(p, p_stride, values, offset, layout, blocks, block_count, first_run,
+                                o, layout.padded_v);
+      c += kMax;
+    } else {
+      value_columns<T, R, 1>(p, p_stride, values, offset, layout, blocks, block_count, first_run, o,
+                             layout.padded_v);
+      c += 1;
+    }
+  }
+}
+
+// Calls f with the row count as a constant.
+template <class F>
+MN_INLINE void with_rows(int rows, const F& f) {
+  switch (rows) {
+    case 1:
+      return f.template operator()<1>();
+    case 2:
+      return f.template operator()<2>();
+    case 3:
+      return f.template operator()<3>();
+    case 4:
+      return f.template operator()<4>();
+    default:
+      break;
+  }
+  if constexpr (kTileRows == 8) {
+    switch (rows) {
+      case 5:
+        return f.template operator()<5>();
+      case 6:
+        return f.template operator()<6>();
+      case 7:
+        return f.template operator()<7>();
+      default:
+        return f.template operator()<8>();
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mn::MN_ISA

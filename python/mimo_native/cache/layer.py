@@ -1,0 +1,264 @@
+"""The cache of one layer: a global layer keeps every token, a sliding layer a ring of the last.
+
+Storage is blocks of 64 positions per row and kv head, in the layout of csrc/attention/layout.h:
+keys [B, Hkv, blocks, 64 * Dqk], values [B, Hkv, blocks, 64 * Dv]. A position's place follows from
+the position alone, so that a row's sums have the same order however its tokens arrived.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..backends import native
+from ..errors import ShapeError, UnsupportedError
+
+__all__ = ["BLOCK", "GlobalLayerCache", "LayerCache", "RingLayerCache", "write"]
+
+BLOCK = 64  # positions per block
+
+
+class LayerCache:
+    """Keys and values of one layer's committed tokens, for ``rows`` sequences.
+
+    ``lengths`` int64 [rows] counts committed tokens. Layers of a :class:`ModelCache` share it and
+    are committed together; a cache made alone has its own and commits by itself.
+    """
+
+    is_ring = False
+
+    def __init__(
+        self,
+        rows: int,
+        blocks: int,
+        *,
+        num_kv_heads: int,
+        head_dim: int,
+        v_head_dim: int,
+        dtype: torch.dtype = torch.bfloat16,
+        lengths: Tensor | None = None,
+        max_tokens: int | None = None,
+    ) -> None:
+        if dtype not in (torch.bfloat16, torch.float32):
+            raise UnsupportedError("LayerCache", [f"no cache of {dtype}"])
+        sizes = {"rows": rows, "kv heads": num_kv_heads, "head_dim": head_dim, "Dv": v_head_dim}
+        if rows < 0 or min(num_kv_heads, head_dim, v_head_dim) < 1:
+            raise ShapeError("LayerCache", "sizes", expected="positive sizes", got=str(sizes))
+        padded_qk = head_dim + head_dim % 2 if dtype == torch.bfloat16 else head_dim
+        padded_v = -(-v_head_dim // 16) * 16
+        self.num_kv_heads, self.head_dim, self.v_head_dim = num_kv_heads, head_dim, v_head_dim
+        self.max_tokens = max_tokens
+        # Uninitialised: the system provides a page when a token is first written to it.
+        self.keys = torch.empty(rows, num_kv_heads, blocks, BLOCK * padded_qk, dtype=dtype)
+        self.values = torch.empty(rows, num_kv_heads, blocks, BLOCK * padded_v, dtype=dtype)
+        self._shared = lengths is not None
+        self.lengths = torch.zeros(rows, dtype=torch.int64) if lengths is None else lengths
+        self.held_from: Tensor | None = None  # of a ring: the first position it still holds
+
+    @property
+    def rows(self) -> int:
+        return self.keys.shape[0]
+
+    @property
+    def capacity(self) -> int:
+        """Positions that the storage has room for."""
+        return self.keys.shape[2] * BLOCK
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of storage; pages that no token has reached cost no memory yet."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def commit(
+        self,
+        k_new: Tensor,
+        v_new: Tensor,
+        rows: Tensor | None = None,
+        *,
+        cu_seqlens_q: Tensor | None = None,
+        ancestors: Tensor | None = None,
+    ) -> None:
+        """Append tokens of a step to their rows; all of it or, with an error, nothing.
+
+        k_new [B, T, Hkv, Dqk], v_new [B, T, Hkv, Dv], or packed [N, Hkv, ..] with cu_seqlens_q
+        [B + 1]. rows [M]: the packed indices of the accepted tokens, row by row, each row's a path
+        of the tree that ``ancestors`` describes, or its first tokens; default: all.
+        Raises ShapeError, also where a row would outgrow the cache.
+        """
+        if self._shared:
+            remedy = "Use ModelCache.stage and ModelCache.commit."
+            raise UnsupportedError(
+                "commit", ["the layers of a ModelCache are committed together"], remedy=remedy
+            )
+        if cu_seqlens_q is None:
+            tokens = k_new.shape[1] if k_new.ndim == 4 else 0
+            cu_seqlens_q = torch.arange(self.rows + 1) * tokens
+            k_new, v_new = k_new.flatten(0, 1), v_new.flatten(0, 1)
+            ancestors = None if ancestors is None else ancestors.flatten()
+        layers = [(self, k_new, v_new)]
+        write(layers, self.lengths, cu_seqlens_q, rows, ancestors, self.max_tokens)
+
+    def reset(self, row: int) -> None:
+        """Forget a row's tokens."""
+        self._check_row(row)
+        self._check_alone("reset")
+        self.lengths[row] = 0
+        self.forget(row, 0)
+
+    def truncate(self, row: int, length: int) -> None:
+        """Keep a row's first ``length`` tokens. Raises ShapeError where a ring no longer can."""
+        self._check_alone("truncate")
+        self.check_truncate(row, length)
+        self.lengths[row] = length
+        self.forget(row, length)
+
+    def check_truncate(self, row: int, length: int) -> None:
+        """Raise ShapeError unless ``truncate(row, length)`` is possible."""
+        self._check_row(row)
+        committed = int(self.lengths[row])
+        if not 0 <= length <= committed:
+            expected = f"a length in [0, {committed}], what row {row} has"
+            raise ShapeError("truncate", "length", expected=expected, got=str(length))
+
+    def forget(self, row: int, length: int) -> None:
+        """What must change beside ``lengths`` when a row is cut to ``length``."""
+
+    def unpacked(self, row: int) -> tuple[Tensor, Tensor, Tensor]:
+        """A row's committed tokens as plain tensors, copied.
+
+        Keys [L, Hkv, Dqk], values [L, Hkv, Dv] and positions int64 [L], ascending; a ring has the
+        last tokens only.
+        """
+        self._check_row(row)
+        first = 0 if self.held_from is None else int(self.held_from[row])
+        length = int(self.lengths[row])
+        blocks = torch.arange(first // BLOCK, -(-length // BLOCK))
+        stored = blocks % self.keys.shape[2]
+        k, v = _unpack(self.keys[row][:, stored], self.values[row][:, stored])
+        held = slice(first % BLOCK, first % BLOCK + length - first)
+        keys, values = k[held, :, : self.head_dim], v[held, :, : self.v_head_dim]
+        return keys.contiguous(), values.contiguous(), torch.arange(first, length)
+
+    def _check_row(self, row: int) -> None:
+        if not 0 <= row < self.rows:
+            expected = f"a row in [0, {self.rows})"
+            raise ShapeError("cache", "row", expected=expected, got=str(row))
+
+    def _check_alone(self, action: str) -> None:
+        if self._shared:
+            raise UnsupportedError(
+                action,
+                ["the layers of a ModelCache have common lengths"],
+                remedy=f"Use ModelCache.{action}.",
+            )
+
+
+class GlobalLayerCache(LayerCache):
+    """Every committed token, up to ``max_tokens`` a row (storage is rounded up to 64)."""
+
+    def __init__(
+        self,
+        rows: int,
+        max_tokens: int,
+        *,
+        num_kv_heads: int,
+        head_dim: int,
+        v_head_dim: int,
+        dtype: torch.dtype = torch.bfloat16,
+        lengths: Tensor | None = None,
+    ) -> None:
+        if max_tokens < 0:
+            raise ShapeError("cache", "max_tokens", expected="at least 0", got=str(max_tokens))
+        super().__init__(
+            rows,
+            -(-max_tokens // BLOCK),
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            v_head_dim=v_head_dim,
+            dtype=dtype,
+            lengths=lengths,
+            max_tokens=max_tokens,
+        )
+
+
+class RingLayerCache(LayerCache):
+    """The last ``window_keys - 1`` committed tokens at least (rounded up to 64) of every row.
+
+    A step attends to the ring and to its own tokens, which enter it at commit; the nodes of a
+    draft tree that are not accepted never do.
+    """
+
+    is_ring = True
+
+    def __init__(
+        self,
+        rows: int,
+        window_keys: int,
+        *,
+        num_kv_heads: int,
+        head_dim: int,
+        v_head_dim: int,
+        dtype: torch.dtype = torch.bfloat16,
+        lengths: Tensor | None = None,
+        max_tokens: int | None = None,
+    ) -> None:
+        if window_keys < 1:
+            raise ShapeError("cache", "window_keys", expected="at least 1", got=str(window_keys))
+        super().__init__(
+            rows,
+            max(1, -(-(window_keys - 1) // BLOCK)),
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            v_head_dim=v_head_dim,
+            dtype=dtype,
+            lengths=lengths,
+            max_tokens=max_tokens,
+        )
+        self.window_keys = window_keys
+        self.held_from = torch.zeros(rows, dtype=torch.int64)
+
+    def check_truncate(self, row: int, length: int) -> None:
+        super().check_truncate(row, length)
+        first = int(self.held_from[row])
+        # The next token must still see its whole window.
+        if first > 0 and 0 < length < first + self.window_keys - 1:
+            raise ShapeError(
+                "truncate",
+                "length",
+                expected=f"0 or at least {first + self.window_keys - 1}: the ring of row {row} "
+                f"holds positions from {first} on",
+                got=str(length),
+                remedy="Reset the row and feed its tokens again.",
+            )
+
+    def forget(self, row: int, length: int) -> None:
+        if length == 0:
+            self.held_from[row] = 0
+
+
+def write(
+    layers: Sequence[tuple[LayerCache, Tensor, Tensor]],
+    lengths: Tensor,
+    cu_seqlens: Tensor,
+    rows: Tensor | None,
+    ancestors: Tensor | None,
+    max_tokens: int | None,
+) -> None:
+    """Commit a step's (cache, k_new, v_new) of layers with common lengths in one native call."""
+    storage = [
+        (cache.keys, cache.values, cache.held_from, k_new, v_new) for cache, k_new, v_new in layers
+    ]
+    native("cpu").cache_commit(storage, lengths, cu_seqlens, rows, ancestors, max_tokens)
+
+
+def _unpack(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """keys [Hkv, blocks, 64 * Dqk], values [Hkv, blocks, 64 * Dv] -> [64 * blocks, Hkv, D]."""
+    if keys.dtype == torch.bfloat16:
+        # [H, blocks, group, pair of dims, key, 2] and [H, blocks, panel, pair of keys, dim, 2]
+        k = keys.unflatten(-1, (4, -1, 16, 2)).permute(1, 2, 4, 0, 3, 5).flatten(-2)
+        v = values.unflatten(-1, (-1, 32, 16, 2)).permute(1, 3, 5, 0, 2, 4).flatten(-2)
+    else:
+        # [H, blocks, group, dim, key] and [H, blocks, key, dim]
+        k = keys.unflatten(-1, (4, -1, 16)).permute(1, 2, 4, 0, 3)
+        v = values.unflatten(-1, (64, -1)).permute(1, 2, 0, 3)
+    return k.flatten(0, 2), v.flatten(0, -3)

@@ -1,0 +1,175 @@
+"""Softmax attention: grouped heads, unequal head dims, causal window by position, learned sink."""
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from ..backends import choose, native, register
+from ..cache import LayerCache
+
+__all__ = ["attention", "attention_cached", "attention_varlen"]
+
+Result = Tensor | tuple[Tensor, Tensor]
+
+_FLOATS = (torch.float32, torch.bfloat16)
+_COMMON = ("scale", "window_keys", "sink", "return_lse")
+register("attention", "cpu", dtypes=_FLOATS, options=(*_COMMON, "causal", "kv_lens"))
+register(
+    "attention_varlen",
+    "cpu",
+    dtypes=_FLOATS,
+    options=(*_COMMON, "causal", "cu_seqlens_q", "cu_seqlens_k"),
+)
+register(
+    "attention_cached",
+    "cpu",
+    dtypes=_FLOATS,
+    options=(*_COMMON, "cu_seqlens_q", "q_positions", "ancestors"),
+)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = None,
+    causal: bool = True,
+    window_keys: int | None = None,
+    sink: Tensor | None = None,
+    kv_lens: Tensor | None = None,
+    return_lse: bool = False,
+) -> Result:
+    """Attention over a dense batch; the last query stands at the last key.
+
+    q [B, T, Hq, Dqk], k [B, S, Hkv, Dqk], v [B, S, Hkv, Dv], float32 or bfloat16, Hkv divides Hq,
+    strides free but for the last dim -> o [B, T, Hq, Dv] in q's dtype, and lse float32 [B, Hq, T],
+    which includes the sink. A query that sees no key gives 0 and lse = its sink (or -inf).
+
+    scale        positive, default Dqk ** -0.5
+    window_keys  visible keys including the query's own, measured by position; needs ``causal``
+    sink         [Hq] logits, unscaled, without value; finite or -inf; float32 or bfloat16
+    kv_lens      [B] integers: row b has kv_lens[b] <= S keys, and its queries end there
+
+    Raises ShapeError naming the argument. Section 2.1 of the report.
+    """
+    options = {"scale": scale, "causal": causal, "window_keys": window_keys, "sink": sink}
+    backend = choose("attention", q, k, v)
+    if backend == "reference":
+        return reference.attention(q, k, v, kv_lens=kv_lens, return_lse=return_lse, **options)
+    out, lse = _outputs(q, v, return_lse)
+    native(backend).attention(q, k, v, out, lse, scale, causal, window_keys, sink, kv_lens)
+    return out if lse is None else (out, lse)
+
+
+def attention_varlen(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    scale: float | None = None,
+    causal: bool = True,
+    window_keys: int | None = None,
+    sink: Tensor | None = None,
+    return_lse: bool = False,
+) -> Result:
+    """Attention over packed documents, each as :func:`attention` would see it alone.
+
+    q [N, Hq, Dqk], k [M, Hkv, Dqk], v [M, Hkv, Dv] -> o [N, Hq, Dv] in q's dtype, and lse float32
+    [Hq, N]. Document d owns queries cu_seqlens_q[d] : cu_seqlens_q[d + 1] and keys cu_seqlens_k[d]
+    : cu_seqlens_k[d + 1] (int32 or int64); either may be empty. The rest as in :func:`attention`.
+    """
+    backend = choose("attention_varlen", q, k, v)
+    if backend == "reference":
+        return reference.attention_varlen(
+            q,
+            k,
+            v,
+            cu_seqlens_q=cu_seqlens_q,
+            cu_seqlens_k=cu_seqlens_k,
+            scale=scale,
+            causal=causal,
+            window_keys=window_keys,
+            sink=sink,
+            return_lse=return_lse,
+        )
+    out, lse = _outputs(q, v, return_lse)
+    native(backend).attention_varlen(
+        q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, scale, causal, window_keys, sink
+    )
+    return out if lse is None else (out, lse)
+
+
+def attention_cached(
+    q: Tensor,
+    k_new: Tensor,
+    v_new: Tensor,
+    layer_cache: LayerCache,
+    *,
+    cu_seqlens_q: Tensor | None = None,
+    q_positions: Tensor | None = None,
+    ancestors: Tensor | None = None,
+    scale: float | None = None,
+    window_keys: int | None = None,
+    sink: Tensor | None = None,
+    return_lse: bool = False,
+) -> Result:
+    """Attention of new tokens to their row's committed keys and to one another; writes nothing.
+
+    Dense: q [B, T, Hq, Dqk], k_new [B, T, Hkv, Dqk], v_new [B, T, Hkv, Dv] -> o [B, T, Hq, Dv], and
+    lse float32 [B, Hq, T]; B is the cache's number of rows. Packed: q [N, Hq, Dqk] and so on with
+    cu_seqlens_q [B + 1], rows may be empty -> o [N, Hq, Dv], and lse [Hq, N].
+
+    q_positions  [B, T] or [N] integers, only checked: the tokens follow the committed ones, a tree
+                 node stands as deep as it has ancestors
+    ancestors    [B, T] or [N] int64: bit j of node i says that node j of the same row's chunk is an
+                 ancestor of i or i itself; at most 64 nodes a row. Default: all earlier tokens
+
+    A row of a batch, of a chunk of any size and a node of any tree have the bits of the same token
+    in one :func:`attention` over the whole sequence. The rest as in :func:`attention`.
+    """
+    backend = choose("attention_cached", q, k_new, v_new)
+    if backend == "reference":
+        return reference.attention_cached(
+            q,
+            k_new,
+            v_new,
+            layer_cache,
+            cu_seqlens_q=cu_seqlens_q,
+            q_positions=q_positions,
+            ancestors=ancestors,
+            scale=scale,
+            window_keys=window_keys,
+            sink=sink,
+            return_lse=return_lse,
+        )
+    out, lse = _outputs(q, v_new, return_lse)
+    native(backend).attention_cached(
+        q,
+        k_new,
+        v_new,
+        layer_cache.keys,
+        layer_cache.values,
+        layer_cache.lengths,
+        layer_cache.is_ring,
+        out,
+        lse,
+        cu_seqlens_q,
+        q_positions,
+        ancestors,
+        scale,
+        window_keys,
+        sink,
+    )
+    return out if lse is None else (out, lse)
+
+
+def _outputs(q: Tensor, v: Tensor, return_lse: bool) -> tuple[Tensor, Tensor | None]:
+    out = torch.empty(q.shape[:-1] + v.shape[-1:], dtype=q.dtype, device=q.device)
+    if not return_lse:
+        return out, None
+    # [B, T, Hq, D] -> [B, Hq, T], [N, Hq, D] -> [Hq, N]
+    shape = q.shape[:-3] + q.shape[-2:-1] + q.shape[-3:-2]
+    return out, torch.empty(shape, dtype=torch.float32, device=q.device)
