@@ -119,6 +119,7 @@ def test_what_is_written_is_read_back(name: str) -> None:
 def test_window_survives_a_round_trip(window_keys: int) -> None:
     config = MiMoConfig.from_dict(V2_FLASH, window_keys=window_keys)
     d = json.loads(json.dumps(config.to_dict()))
+    assert d["sliding_window"] == window_keys
     assert d["sliding_window_size"] == window_keys - 1
     assert d["mimo_native_window_keys"] == window_keys
     again = MiMoConfig.from_dict(d)

@@ -82,6 +82,39 @@ def test_llama_type_model_stays_one(tmp_path: Path) -> None:
     assert MiMoConfig.from_pretrained(tmp_path) == config
 
 
+SLIDING = MiMoConfig.tiny()
+LLAMA = MiMoConfig.from_dict(SMOLLM2)
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "model_type"),
+    [
+        (SLIDING, {}, "mimo_v2_flash"),
+        (SLIDING, {"attention_value_scale": 1.0}, "mimo_v2_flash"),
+        (SLIDING, {"swa_rope_theta": 3.0, "swa_partial_rotary_factor": 1.0}, "mimo_v2_flash"),
+        (SLIDING, {"swa_num_attention_heads": 32}, "mimo_v2"),
+        (SLIDING, {"swa_num_key_value_heads": 4}, "mimo_v2"),
+        (SLIDING, {"swa_head_dim": 48}, "mimo_v2"),
+        (SLIDING, {"swa_v_head_dim": 32}, "mimo_v2"),
+        (SLIDING, {"add_swa_attention_sink_bias": False}, "mimo_v2"),
+        (SLIDING, {"add_full_attention_sink_bias": True}, "mimo_v2"),
+        (SLIDING, {"attention_projection_layout": "fused_qkv"}, "mimo_v2"),
+        (LLAMA, {}, "llama"),
+        (LLAMA, {"attention_value_scale": 0.5}, "mimo_v2_flash"),
+        (LLAMA, {"partial_rotary_factor": 0.5}, "mimo_v2_flash"),
+        (LLAMA, {"v_head_dim": 32}, "mimo_v2_flash"),
+        (LLAMA, {"add_full_attention_sink_bias": True}, "mimo_v2"),
+        (LLAMA, {"swa_partial_rotary_factor": 0.5}, "mimo_v2_flash"),
+        (LLAMA, {"hidden_size": 575}, "mimo_v2_flash"),
+    ],
+)
+def test_model_type_promises_no_more_than_transformers_keeps(
+    config: MiMoConfig, changes: dict, model_type: str
+) -> None:
+    """One step beyond what its fixed rules can say, the model type is one that it lacks."""
+    assert replace(config, **changes).to_dict()["model_type"] == model_type
+
+
 @settings(max_examples=80, deadline=None)
 @given(config=configs())
 def test_transformers_builds_this_model_or_none(tmp_path_factory, config: MiMoConfig) -> None:

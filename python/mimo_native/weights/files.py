@@ -55,27 +55,26 @@ def _damaged(path: Path, text: str, error: json.JSONDecodeError) -> CheckpointEr
 
 
 def replace_files(
-    directory: Path, staged: Mapping[str, Path], *, stale: Sequence[str], last: str
+    directory: Path, staged: Mapping[str, Path], *, stale: Sequence[str], key: str
 ) -> None:
     """Moves finished files into ``directory`` under their names, all or none.
 
-    ``staged`` maps final names to files on the same disk; ``stale`` names files that go. ``last``
-    is the file without which nothing can be read (the index): it leaves first and comes last, so a
-    crash in between leaves no readable mixture of old and new. An error puts everything back and is
-    raised. What an earlier crash left behind goes once all is in place.
+    ``staged`` maps final names to files on the same disk; ``stale`` names files that go. All old
+    files leave before a new one comes, first ``key``, without which nothing can be read: a crash in
+    between leaves no readable mixture. An error puts everything back and is raised. What an earlier
+    crash left behind goes once all is in place.
     """
     token = secrets.token_hex(4)
-    order = sorted(staged, key=lambda name: name == last)
     leaving = [
-        name for name in dict.fromkeys([last, *stale, *order]) if (directory / name).exists()
+        name for name in dict.fromkeys([key, *stale, *staged]) if (directory / name).exists()
     ]
     moved: list[tuple[Path, Path]] = []
     try:
         for name in leaving:
             moved.append((directory / name, directory / f".previous-{token}-{name}"))
             os.replace(*moved[-1])
-        for name in order:
-            moved.append((staged[name], directory / name))
+        for name, file in staged.items():
+            moved.append((file, directory / name))
             os.replace(*moved[-1])
     except BaseException:
         for source, target in reversed(moved):

@@ -140,11 +140,11 @@ def _save(
     if mtp:
         staged[_MTP] = stage / _MTP
         _write_tensors(mtp, staged[_MTP])
-    count, last = len(shards), _SINGLE
+    count, key = len(shards), _SINGLE
     if count == 1:
         staged[_SINGLE] = stage / "shard-0"
     else:
-        last, weight_map = _INDEX, dict.fromkeys(mtp, _MTP)
+        key, weight_map = _INDEX, dict.fromkeys(mtp, _MTP)
         for i, names in enumerate(shards):
             file_name = f"model-{i + 1:05d}-of-{count:05d}.safetensors"
             staged[file_name] = stage / f"shard-{i}"
@@ -153,7 +153,7 @@ def _save(
         staged[_INDEX] = stage / _INDEX
         _write_json(index, staged[_INDEX])
     stale = [name for name in _weight_files(directory) if name not in staged]
-    replace_files(directory, staged, stale=stale, last=last)
+    replace_files(directory, staged, stale=stale, key=key)
 
 
 def _weight_files(directory: Path) -> list[str]:
@@ -168,13 +168,12 @@ def _weight_files(directory: Path) -> list[str]:
 
 
 def _write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    # The format wants contiguous tensors that each own all of their storage.
+    # The format wants contiguous tensors that share no storage.
     alone: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():
         tensor = tensor.detach().to("cpu").contiguous()
-        storage = tensor.untyped_storage()
-        if storage.nbytes() != tensor.nbytes or storage.data_ptr() in storages:
+        if tensor.untyped_storage().data_ptr() in storages:
             tensor = tensor.clone()
         storages.add(tensor.untyped_storage().data_ptr())
         alone[name] = tensor
