@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from types import ModuleType
 
 import torch
@@ -138,6 +139,8 @@ def explain(
 
     Raises UnsupportedError for an unknown op or option.
     """
+    with contextlib.suppress(ImportError):  # without its extension the CPU serves nothing
+        import_module("mimo_native.ops")  # where the kernels are declared
     unknown = sorted(set(options) - _options(op))
     if unknown:
         remedy = f"Known: {', '.join(sorted(_options(op)))}."
@@ -190,10 +193,10 @@ def _objections(
     dtype, device = tensors[0].dtype, tensors[0].device.type
     if device != backend:
         return [f"the tensors are on {device!r}"]
-    if (op, backend) not in _registry:
-        return ["has no kernel for it"]
     why = _missing(backend)
-    serves = _registry[op, backend]
+    serves = _registry.get((op, backend))
+    if serves is None:
+        return why or ["has no kernel for it"]
     if dtype not in serves.dtypes:
         names = sorted(str(known).removeprefix("torch.") for known in serves.dtypes)
         why.append(f"{str(dtype).removeprefix('torch.')} is not one of {', '.join(names)}")
