@@ -67,8 +67,9 @@ def test_rope_equals_transformers(theta: float, head_dim: int, rotary_dim: int) 
     assert got_q[..., rotary_dim:].equal(q[..., rotary_dim:])
 
 
-def test_the_angle_is_a_float32_product_of_float32_steps() -> None:
-    position, theta, dim = 262_143, 5e6, 64
+@pytest.mark.parametrize("theta", [1e4, 1.5e5, 5e6])
+def test_the_angle_is_a_float32_product_of_float32_steps(theta: float) -> None:
+    position, dim = 262_143, 64
     row = reference.rope_table(torch.tensor([position]), theta=theta, rotary_dim=dim)[0]
     for j in range(dim // 2):
         exponent = np.float32(2 * j) / np.float32(dim)

@@ -119,11 +119,9 @@ def sample(
     by_rank = ranked_BV.indices
     weight_BV = torch.zeros_like(p_BV).scatter(-1, by_rank, p_BV * kept_BV)
     mass_BV = weight_BV.cumsum(-1)
-    total_B1 = mass_BV[:, -1:].contiguous()
-    threshold_B1 = philox_uniform(seed, position)[:, None] * total_B1
+    # u <= 1 - 2^-53, whose product with the total rounds below the total: an id is always found.
+    threshold_B1 = philox_uniform(seed, position)[:, None] * mass_BV[:, -1:]
     drawn_B1 = torch.searchsorted(mass_BV, threshold_B1, right=True)
-    # u * total can round up to total itself: the last id with any mass then.
-    drawn_B1 = torch.minimum(drawn_B1, torch.searchsorted(mass_BV, total_B1))
     ids_B = torch.where(greedy_B, by_rank[:, 0], drawn_B1[:, 0])
     logprobs_BV = (raw_BV / t_B1).log_softmax(-1)
     return ids_B, logprobs_BV.gather(-1, ids_B[:, None])[:, 0].float()
