@@ -84,7 +84,7 @@ void run(const RowSource& x, const Weights& w, const int64_t* group_sizes, int64
                             .y_stride = w.layout.outputs,
                             .y_bf16 = y.dtype == DType::bf16,
                             .packed_rows = dense_row ? nullptr : base + rows_at,
-                            .panels_per_job = plan_panels_per_job(w.layout, plan, threads),
+                            .panels_per_job = plan_panels_per_job(w.layout.panels(), plan, threads),
                             .threads = threads,
                             .thread_scratch = base + threads_at,
                             .thread_scratch_bytes = per_thread});

@@ -1,6 +1,7 @@
 // Packing and the grouped product, compiled once per ISA level. A plain product has one group.
 #include <omp.h>
 
+#include "gemm/panels.h"
 #include "gemm/problem.h"
 #include "gemm/rows.h"
 #include "gemm/store.h"
@@ -10,8 +11,6 @@ namespace mn::MN_ISA {
 namespace {
 
 constexpr int64_t kGrain = 1 << 18;  // multiply-adds below which one thread is faster
-
-MN_INLINE int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
 
 template <class F>
 void pack(const PackProblem& p) {
@@ -40,19 +39,13 @@ void unpack(const PackProblem& p) {
   });
 }
 
-// Panels that are computed before their sums are stored.
-template <class F>
-MN_INLINE int64_t panels_at_once(const RowBlock& block) {
-  return block.rows <= block.height ? streams_for<F>(block.rows) : 1;
-}
-
 template <class F>
 void multiply_and_store(const GemmProblem& p, const RowBlock& block, int64_t panel, int64_t count,
                         const typename F::Value* const* panels, float* c) {
   const int64_t steps = p.w.layout.steps();
-  const PackedRows<F> x = p.packed_rows ? packed_block<F>(p.packed_rows, block, steps)
-                                        : packed_block<F>(p.x.data, block, steps);
-  multiply<F>(x, panels, static_cast<int>(count), steps, c, count * kPanel);
+  const void* rows = p.packed_rows ? p.packed_rows : p.x.data;
+  multiply<F>(packed_block<F>(rows, block, steps), panels, static_cast<int>(count), steps, c,
+              count * kPanel);
   const int64_t column = panel * kPanel;
   const int64_t columns = lesser(count * kPanel, p.w.layout.outputs - column);
   const int64_t at = block.first_row * p.y_stride + column;
@@ -62,44 +55,21 @@ void multiply_and_store(const GemmProblem& p, const RowBlock& block, int64_t pan
     store_rows(c, count * kPanel, block.rows, columns, static_cast<float*>(p.y) + at, p.y_stride);
 }
 
-// One block and the panels [begin, end) of a packed weight.
+// Some blocks of a group times the panels [begin, end).
 template <class F>
-void packed_job(const GemmProblem& p, const RowBlock& block, int64_t begin, int64_t end, float* c) {
-  using Value = typename F::Value;
-  const PackedLayout& l = p.w.layout;
-  const char* weight = static_cast<const char*>(p.w.data) + block.group * l.expert_bytes();
-  const int64_t at_once = panels_at_once<F>(block);
+void multiply_job(const GemmProblem& p, const BlockRange& blocks, int64_t begin, int64_t end,
+                  char* scratch) {
+  if (blocks.begin == blocks.end) return;
+  float* c = reinterpret_cast<float*>(scratch);
+  char* buffer = scratch + p.thread_scratch_bytes - 4 * p.w.layout.panel_bytes();
+  const int64_t at_once = panels_at_once<F>(p.rows.blocks[blocks.begin]);
   for (int64_t panel = begin; panel < end; panel += at_once) {
     const int64_t count = lesser(at_once, end - panel);
-    const Value* panels[4];
+    const typename F::Value* panels[4];
     for (int64_t i = 0; i < count; ++i)
-      panels[i] = reinterpret_cast<const Value*>(weight + (panel + i) * l.panel_bytes());
-    multiply_and_store<F>(p, block, panel, count, panels, c);
-  }
-}
-
-// All blocks of a group and the panels [begin, end) of a plain weight, each packed once.
-template <class F>
-void plain_job(const GemmProblem& p, int64_t group, int64_t begin, int64_t end, float* c) {
-  using Value = typename F::Value;
-  const PackedLayout& l = p.w.layout;
-  const Rows& rows = p.rows;
-  if (rows.group_first[group] == rows.group_first[group + 1]) return;
-  const int64_t at_once = panels_at_once<F>(rows.blocks[rows.group_first[group]]);
-  char* packed = reinterpret_cast<char*>(c) + p.thread_scratch_bytes - 4 * l.panel_bytes();
-  const Value* weight = static_cast<const Value*>(p.w.data) + group * p.w.expert_stride;
-  for (int64_t panel = begin; panel < end; panel += at_once) {
-    const int64_t count = lesser(at_once, end - panel);
-    const Value* panels[4];
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t row = (panel + i) * kPanel;
-      pack_panel<F>(weight + row * p.w.row_stride, p.w.row_stride,
-                    static_cast<int>(lesser(kPanel, l.outputs - row)), l.inputs, l.steps(),
-                    packed + i * l.panel_bytes());
-      panels[i] = reinterpret_cast<const Value*>(packed + i * l.panel_bytes());
-    }
-    for (int64_t b = rows.group_first[group]; b < rows.group_first[group + 1]; ++b)
-      multiply_and_store<F>(p, rows.blocks[b], panel, count, panels, c);
+      panels[i] = panel_of<F>(p.w, blocks.group, panel + i, buffer + i * p.w.layout.panel_bytes());
+    for (int64_t b = blocks.begin; b < blocks.end; ++b)
+      multiply_and_store<F>(p, p.rows.blocks[b], panel, count, panels, c);
   }
 }
 
@@ -109,26 +79,20 @@ void multiply(const GemmProblem& p) {
   const Rows& rows = p.rows;
   const int64_t pack_jobs = p.packed_rows ? rows.count * rows.most_tiles : 0;
   const int64_t pieces = (l.panels() + p.panels_per_job - 1) / p.panels_per_job;
-  const int64_t jobs = pieces * (p.w.packed ? rows.count : rows.groups);
-  const RowBlock& last = rows.blocks[rows.count - 1];
-  const int64_t work = (last.first_row + last.rows) * l.outputs * l.inputs;
-#pragma omp parallel num_threads(p.threads) if (work >= kGrain)
+  const int64_t jobs = pieces * range_count(rows, p.w);
+#pragma omp parallel num_threads(p.threads) if (row_count(rows) * l.outputs * l.inputs >= kGrain)
   {
 #pragma omp for schedule(dynamic, 1)
     for (int64_t job = 0; job < pack_jobs; ++job)
       pack_rows<F>(p.x, rows.blocks[job / rows.most_tiles], job % rows.most_tiles, l.inputs,
                    l.steps(), p.packed_rows);
 
-    float* c =
-        reinterpret_cast<float*>(p.thread_scratch + omp_get_thread_num() * p.thread_scratch_bytes);
+    char* scratch = p.thread_scratch + omp_get_thread_num() * p.thread_scratch_bytes;
 #pragma omp for schedule(dynamic, 1) nowait
     for (int64_t job = 0; job < jobs; ++job) {
       const int64_t begin = job % pieces * p.panels_per_job;
       const int64_t end = lesser(begin + p.panels_per_job, l.panels());
-      if (p.w.packed)
-        packed_job<F>(p, rows.blocks[job / pieces], begin, end, c);
-      else
-        plain_job<F>(p, job / pieces, begin, end, c);
+      multiply_job<F>(p, block_range(rows, p.w, job / pieces), begin, end, scratch);
     }
   }
 }

@@ -1,6 +1,7 @@
 // A block of packed rows times a few panels: the loop over register tiles.
 #pragma once
 
+#include "gemm/problem.h"
 #include "gemm/tile.h"
 
 namespace mn::MN_ISA {
@@ -26,6 +27,12 @@ MN_INLINE int streams_for(int rows) {
   for (int panels = 4; panels > 1; --panels)
     if (fits<F>(rows, panels)) return panels;
   return 1;
+}
+
+// Panels to compute before their sums are stored.
+template <class F>
+MN_INLINE int panels_at_once(const RowBlock& block) {
+  return block.rows <= block.height ? streams_for<F>(block.rows) : 1;
 }
 
 // c[row][32 * panel + output] = sum over steps, for the `count` (at most 4) panels given.

@@ -56,10 +56,10 @@ RowPlan plan_rows(const int64_t* group_sizes, int64_t groups, int tile_rows) {
   return plan;
 }
 
-int64_t plan_panels_per_job(const PackedLayout& layout, const RowPlan& rows, int threads) {
+int64_t plan_panels_per_job(int64_t panels, const RowPlan& rows, int threads) {
   const int64_t blocks = std::max<int64_t>(1, static_cast<int64_t>(rows.blocks.size()));
   const int64_t wanted = ceil_div(kJobsPerThread * threads, blocks);
-  return std::clamp<int64_t>(layout.panels() / wanted, 1, std::max<int64_t>(1, layout.panels()));
+  return std::clamp<int64_t>(panels / wanted, 1, std::max<int64_t>(1, panels));
 }
 
 }  // namespace mn

@@ -24,6 +24,6 @@ struct RowPlan {
 RowPlan plan_rows(const int64_t* group_sizes, int64_t groups, int tile_rows);
 
 // Panels of one job: enough jobs to balance the threads, long enough ones to be worth handing out.
-int64_t plan_panels_per_job(const PackedLayout& layout, const RowPlan& rows, int threads);
+int64_t plan_panels_per_job(int64_t panels, const RowPlan& rows, int threads);
 
 }  // namespace mn

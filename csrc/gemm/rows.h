@@ -8,6 +8,11 @@
 namespace mn::MN_ISA {
 namespace {
 
+MN_INLINE int64_t row_count(const Rows& rows) {
+  const RowBlock& last = rows.blocks[rows.count - 1];
+  return last.first_row + last.rows;
+}
+
 template <class F>
 MN_INLINE typename F::Value* packed_at(void* packed, int64_t row, int64_t steps) {
   return static_cast<typename F::Value*>(packed) + row * steps * F::kDepth;

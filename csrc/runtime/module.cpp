@@ -55,7 +55,8 @@ void bind_runtime(pybind11::module_& m) {
 PYBIND11_MODULE(_C, m) {
   mn::register_errors();
   mn::bind_runtime(m);
-  mn::bind_gemm(m);
+  mn::bind_gemm(m);  // first: others take its PackedLayout
+  mn::bind_experts(m);
   mn::bind_norm_rope(m);
   mn::bind_attention(m);
   mn::bind_attention_cache(m);

@@ -59,7 +59,9 @@ def _evenly_spaced(x: Tensor) -> Tensor:
     return x if x.ndim <= 2 or x.is_contiguous() else x.reshape(-1, x.shape[-1])
 
 
-def _require_ndim(op: str, w: Tensor | PackedWeight, ndim: int, symbols: str) -> None:
+def _require_ndim(
+    op: str, w: Tensor | PackedWeight, ndim: int, symbols: str, argument: str = "w"
+) -> None:
     if w.ndim != ndim:
         got = f"{w.dtype} {list(w.shape)}"
-        raise ShapeError(op, "w", expected=f"a weight {symbols}", got=got)
+        raise ShapeError(op, argument, expected=f"a weight {symbols}", got=got)

@@ -1,0 +1,55 @@
+// SwiGLU on a float32 tile, and its way into the packed rows of the second product.
+#pragma once
+
+#include "gemm/panels.h"
+#include "gemm/rows.h"
+
+namespace mn::MN_ISA {
+namespace {
+
+MN_INLINE f32x16 swiglu(f32x16 gate, f32x16 up) { return silu(gate) * up; }
+
+// Words of 16 steps of one row: activations [column, column + 16 * depth), zero from `ffn` on.
+template <class F>
+MN_INLINE u32x16 activation_words(const float* gate, const float* up, int64_t left) {
+  typename F::Value h[16 * F::kDepth] = {};
+#pragma GCC unroll 2
+  for (int v = 0; v < F::kDepth; ++v) {
+    const int64_t n = left - 16 * v;
+    if (n <= 0) break;
+    swiglu(f32x16::load(gate + 16 * v), f32x16::load(up + 16 * v))
+        .store_n(h + 16 * v, n < 16 ? static_cast<int>(n) : 16);
+  }
+  return u32x16::load_n(h, 16);
+}
+
+// Activations [column, column + 32) of a block; gate and up are rows of `ldc` floats.
+template <class F>
+void store_activations(const float* gate, const float* up, int64_t ldc, const RowBlock& block,
+                       int64_t column, int64_t ffn, void* packed_h) {
+  const int64_t steps = (ffn + F::kDepth - 1) / F::kDepth;
+  for (int row = 0; row < block.rows; row += block.height) {
+    const int n = block.rows - row < block.height ? block.rows - row : block.height;
+    uint32_t* tile =
+        reinterpret_cast<uint32_t*>(packed_at<F>(packed_h, block.first_row + row, steps));
+    for (int64_t j = 0; j < kPanel && column + j < ffn; j += 16 * F::kDepth) {
+      const int64_t step = (column + j) / F::kDepth;
+      const int count = static_cast<int>(lesser(16, steps - step));
+      u32x16 x[16];
+      for (int i = 0; i < n; ++i) {
+        const int64_t at = (row + i) * ldc + j;
+        x[i] = activation_words<F>(gate + at, up + at, ffn - column - j);
+      }
+      if (n == 1) {
+        x[0].store_n(tile + step, count);
+        continue;
+      }
+      for (int i = n; i < 16; ++i) x[i] = u32x16::zero();
+      transpose(x);
+      for (int i = 0; i < count; ++i) x[i].store_n(tile + (step + i) * n, n);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mn::MN_ISA
