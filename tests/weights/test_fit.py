@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from mimo_native import CheckpointError, MiMoConfig, ShapeError
+from mimo_native.cache import ModelCache
 from mimo_native.weights import save_checkpoint
 from mimo_native.weights.fit import fit
 
@@ -112,7 +113,7 @@ def test_batch_and_float32_caches() -> None:
 
 
 @pytest.mark.parametrize(
-    ("window_keys", "keys"), [(1, 0), (2, 64), (65, 64), (66, 128), (129, 128), (130, 192)]
+    ("window_keys", "keys"), [(1, 64), (2, 64), (65, 64), (66, 128), (129, 128), (130, 192)]
 )
 def test_rings_are_whole_blocks(window_keys: int, keys: int) -> None:
     report = fit(replace(SMALL, window_keys=window_keys))
@@ -131,6 +132,23 @@ def test_gguf_files(encoding, tmp_path: Path) -> None:
     assert report.ring_bytes == 0
     loaded = fit(file, dtype="bfloat16").weight_bytes
     assert sum(loaded.values()) == 2 * sum(report.parameters.values())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        MiMoConfig.tiny(),
+        LLAMA,
+        replace(SMALL, window_keys=1),
+        replace(SMALL, window_keys=130, v_head_dim=17, swa_v_head_dim=9),
+        replace(SMALL, head_dim=25, swa_head_dim=33, swa_partial_rotary_factor=0.25),
+    ],
+)
+def test_caches_are_as_large_as_told(config: MiMoConfig, dtype: str) -> None:
+    for context, batch in ((1, 1), (64, 3), (65, 2), (1000, 1)):
+        cache = ModelCache.for_config(config, batch, context, dtype=getattr(torch, dtype))
+        assert fit(config, dtype=dtype, context=context, batch=batch).cache_bytes == cache.nbytes
 
 
 def test_memory_of_this_machine() -> None:

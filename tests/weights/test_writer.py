@@ -75,6 +75,13 @@ def test_views_and_shared_tensors(tmp_path: Path) -> None:
     assert_same(read(tmp_path), wanted)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_config_says_what_dtype_was_saved(tmp_path: Path, dtype: torch.dtype) -> None:
+    save_checkpoint(state_of(SMALL, dtype=dtype), SMALL, tmp_path)
+    saved = MiMoConfig.from_pretrained(tmp_path)
+    assert saved == replace(SMALL, torch_dtype=str(dtype)[6:])
+
+
 def test_quantised_and_fused_configs_are_written_as_what_they_become(tmp_path: Path) -> None:
     config = replace(SMALL, attention_projection_layout="fused_qkv")
     save_checkpoint(state_of(SMALL), config, tmp_path)

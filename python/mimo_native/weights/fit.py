@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..cache.layer import BLOCK
 from ..config import LayerConfig, MiMoConfig
 from ..errors import ShapeError
 from .inventory import Inventory, take_inventory
@@ -17,8 +18,6 @@ from .layout import expected_tensors
 
 __all__ = ["FitReport", "fit"]
 
-# Caches grow by whole key blocks, the unit that the attention kernels read.
-_KEY_BLOCK = 64
 _SIZES = {"bfloat16": 2, "float32": 4}
 
 
@@ -154,7 +153,7 @@ def fit(
         unused_bytes=inventory.unused_bytes,
         global_kv_bytes_per_token=per_token,
         ring_bytes=sum(_ring_keys(one) * _kv_bytes(one, key_bytes) for one in rings),
-        context=-(-context // _KEY_BLOCK) * _KEY_BLOCK,
+        context=-(-context // BLOCK) * BLOCK,
         batch=batch,
         decode_weight_bytes=round(decode),
         decode_kv_bytes=context * per_token + in_sight,
@@ -164,14 +163,16 @@ def fit(
 
 
 def _kv_bytes(layer: LayerConfig, key_bytes: int) -> int:
-    """One cached position of one layer."""
-    return layer.num_kv_heads * (layer.head_dim + layer.v_head_dim) * key_bytes
+    """One cached position of one layer, padded as the caches pad it."""
+    qk_dim = layer.head_dim + (layer.head_dim % 2 if key_bytes == 2 else 0)
+    v_dim = -(-layer.v_head_dim // 16) * 16
+    return layer.num_kv_heads * (qk_dim + v_dim) * key_bytes
 
 
 def _ring_keys(layer: LayerConfig) -> int:
     """Positions that a sliding layer keeps: the window before the query, in whole blocks."""
     assert layer.window_keys is not None
-    return -(-(layer.window_keys - 1) // _KEY_BLOCK) * _KEY_BLOCK
+    return max(1, -(-(layer.window_keys - 1) // BLOCK)) * BLOCK
 
 
 def _available_memory() -> int:

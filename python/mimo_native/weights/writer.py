@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -123,7 +124,10 @@ def _save(
         shards.append(list(shard))
         shard.clear()
 
+    dtype = config.torch_dtype
     for name, tensor in stream:
+        if name == "model.embed_tokens.weight":
+            dtype = str(tensor.dtype).removeprefix("torch.")  # what the weights now are
         if name.startswith("model.mtp."):
             mtp[name] = tensor
             continue
@@ -136,7 +140,7 @@ def _save(
     close_shard()
 
     staged = {_CONFIG: stage / _CONFIG}
-    _write_json(config.to_dict(), staged[_CONFIG])
+    _write_json(replace(config, torch_dtype=dtype).to_dict(), staged[_CONFIG])
     if mtp:
         staged[_MTP] = stage / _MTP
         _write_tensors(mtp, staged[_MTP])
