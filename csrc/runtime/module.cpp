@@ -55,6 +55,7 @@ void bind_runtime(pybind11::module_& m) {
 PYBIND11_MODULE(_C, m) {
   mn::register_errors();
   mn::bind_runtime(m);
+  mn::bind_probe(m);
   mn::bind_gemm(m);  // first: others take its PackedLayout
   mn::bind_experts(m);
   mn::bind_norm_rope(m);

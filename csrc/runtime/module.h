@@ -6,6 +6,7 @@
 namespace mn {
 
 void bind_runtime(pybind11::module_& m);
+void bind_probe(pybind11::module_& m);
 void bind_experts(pybind11::module_& m);
 void bind_gemm(pybind11::module_& m);
 void bind_norm_rope(pybind11::module_& m);

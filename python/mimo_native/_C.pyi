@@ -2,7 +2,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['PackedLayout', 'advise_huge_pages', 'attention', 'attention_cached', 'attention_varlen', 'cache_commit', 'expert_mlp', 'expert_plan', 'grouped_gemm', 'isa', 'isa_levels', 'linear', 'max_threads', 'pack', 'release_scratch', 'rms_norm', 'rope', 'rope_table', 'set_isa', 'swiglu', 'swiglu_mlp', 'unpack']
+__all__: list[str] = ['PackedLayout', 'advise_huge_pages', 'attention', 'attention_cached', 'attention_varlen', 'cache_commit', 'expert_mlp', 'expert_plan', 'grouped_gemm', 'isa', 'isa_levels', 'linear', 'max_threads', 'pack', 'probe_bandwidth', 'probe_flops', 'release_scratch', 'rms_norm', 'rope', 'rope_table', 'set_isa', 'swiglu', 'swiglu_mlp', 'unpack']
 class PackedLayout:
     def __init__(self, format: str, experts: typing.SupportsInt | typing.SupportsIndex, outputs: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, expert_panels: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
@@ -47,6 +47,14 @@ def max_threads() -> int:
     ...
 def pack(weight: torch.Tensor, storage: torch.Tensor, layout: PackedLayout) -> None:
     ...
+def probe_bandwidth(bytes: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> float:
+    """
+    Most bytes per second that each thread's own `bytes` can be read with, over all threads.
+    """
+def probe_flops(dtype: str, threads: typing.SupportsInt | typing.SupportsIndex) -> float:
+    """
+    Most floating-point operations per second that 'f32' or 'bf16' multiply-adds reach.
+    """
 def release_scratch() -> None:
     """
     Frees the calling thread's working memory.
