@@ -61,4 +61,5 @@ PYBIND11_MODULE(_C, m) {
   mn::bind_norm_rope(m);
   mn::bind_attention(m);
   mn::bind_attention_cache(m);
+  mn::bind_routing(m);
 }

@@ -104,6 +104,10 @@ MN_INLINE uint32_t less_mask(f32x16 x, f32x16 y) {
   return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ))) |
          static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ))) << 8;
 }
+MN_INLINE uint32_t equal_mask(f32x16 x, f32x16 y) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x.a, y.a, _CMP_EQ_OQ))) |
+         static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x.b, y.b, _CMP_EQ_OQ))) << 8;
+}
 // Pairwise halving: lanes 8 apart, then 4, 2, 1. The same tree at every level.
 MN_INLINE float reduce_add(f32x16 x) {
   const __m256 eight = _mm256_add_ps(x.a, x.b);

@@ -72,6 +72,9 @@ MN_INLINE f32x16 select(uint32_t mask, f32x16 a, f32x16 b) {
 MN_INLINE uint32_t less_mask(f32x16 a, f32x16 b) {
   return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ);
 }
+MN_INLINE uint32_t equal_mask(f32x16 a, f32x16 b) {
+  return _mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ);
+}
 // Pairwise halving: lanes 8 apart, then 4, 2, 1. The same tree at every level.
 MN_INLINE float reduce_add(f32x16 x) {
   const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1));

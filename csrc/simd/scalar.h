@@ -73,6 +73,11 @@ MN_INLINE uint32_t less_mask(f32x16 a, f32x16 b) {
   for (int i = 0; i < 16; ++i) mask |= static_cast<uint32_t>(a.v[i] < b.v[i]) << i;
   return mask;
 }
+MN_INLINE uint32_t equal_mask(f32x16 a, f32x16 b) {
+  uint32_t mask = 0;
+  for (int i = 0; i < 16; ++i) mask |= static_cast<uint32_t>(a.v[i] == b.v[i]) << i;
+  return mask;
+}
 // Pairwise halving: lanes 8 apart, then 4, 2, 1. The same tree at every level.
 MN_INLINE float reduce_add(f32x16 a) {
   float t[16];

@@ -7,6 +7,7 @@ from .attention import attention, attention_cached, attention_varlen
 from .experts import expert_mlp, swiglu, swiglu_mlp
 from .gemm import PackedWeight, grouped_gemm, linear, pack
 from .norm_rope import rms_norm, rope, rope_table
+from .routing import route
 
 __all__ = [
     "PackedWeight",
@@ -20,6 +21,7 @@ __all__ = [
     "rms_norm",
     "rope",
     "rope_table",
+    "route",
     "swiglu",
     "swiglu_mlp",
 ]
