@@ -139,11 +139,12 @@ void check_positions(const Check& check, const Tensor& t, const std::vector<int6
 }
 
 void attention_cached(const Tensor& q, const Tensor& k_new, const Tensor& v_new,
-                      const Tensor& cache_keys, const Tensor& cache_values, const Tensor& lengths,
-                      bool ring, const Tensor& out, const OptionalTensor& lse,
-                      const OptionalTensor& cu_seqlens_q, const OptionalTensor& q_positions,
-                      const OptionalTensor& ancestors, std::optional<double> scale,
-                      std::optional<int64_t> window_keys, const OptionalTensor& sink) {
+                      const Tensor& cache_keys, const Tensor& cache_values, int64_t head_dim,
+                      int64_t v_head_dim, const Tensor& lengths, bool ring, const Tensor& out,
+                      const OptionalTensor& lse, const OptionalTensor& cu_seqlens_q,
+                      const OptionalTensor& q_positions, const OptionalTensor& ancestors,
+                      std::optional<double> scale, std::optional<int64_t> window_keys,
+                      const OptionalTensor& sink) {
   const Check check("attention_cached");
   check.shape(q, "q",
               cu_seqlens_q ? std::initializer_list<int64_t>{kAny, kAny, kAny}
@@ -151,6 +152,10 @@ void attention_cached(const Tensor& q, const Tensor& k_new, const Tensor& v_new,
               cu_seqlens_q ? "[N, Hq, Dqk] with cu_seqlens_q" : "[B, T, Hq, Dqk]");
   AttentionCall call(check, {q, k_new, v_new, out, lse, sink, "k_new", "v_new"},
                      {scale, true, window_keys});
+  if (call.problem.layout.dim_qk != head_dim)
+    check.fail("k_new", "the cache's head dim " + std::to_string(head_dim), k_new.describe());
+  if (call.problem.layout.dim_v != v_head_dim)
+    check.fail("v_new", "the cache's head dim " + std::to_string(v_head_dim), v_new.describe());
   const Committed c = committed(check, call, cache_keys, cache_values, lengths, ring, q);
   const int64_t rows = static_cast<int64_t>(c.lengths.size());
   const int64_t per_row = cu_seqlens_q ? 0 : q.shape[1];
@@ -220,9 +225,10 @@ void bind_attention(pybind11::module_& m) {
         py::arg("out"), py::arg("lse"), py::arg("cu_seqlens_q"), py::arg("cu_seqlens_k"),
         py::arg("scale"), py::arg("causal"), py::arg("window_keys"), py::arg("sink"));
   m.def("attention_cached", &attention_cached, py::arg("q"), py::arg("k_new"), py::arg("v_new"),
-        py::arg("cache_keys"), py::arg("cache_values"), py::arg("lengths"), py::arg("ring"),
-        py::arg("out"), py::arg("lse"), py::arg("cu_seqlens_q"), py::arg("q_positions"),
-        py::arg("ancestors"), py::arg("scale"), py::arg("window_keys"), py::arg("sink"));
+        py::arg("cache_keys"), py::arg("cache_values"), py::arg("head_dim"), py::arg("v_head_dim"),
+        py::arg("lengths"), py::arg("ring"), py::arg("out"), py::arg("lse"),
+        py::arg("cu_seqlens_q"), py::arg("q_positions"), py::arg("ancestors"), py::arg("scale"),
+        py::arg("window_keys"), py::arg("sink"));
 }
 
 }  // namespace mn

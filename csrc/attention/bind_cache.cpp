@@ -12,8 +12,9 @@
 namespace mn {
 namespace {
 
-// Storage, the first positions a ring still holds (none: a global layer), the step's tokens.
-using Layer = std::tuple<Tensor, Tensor, std::optional<Tensor>, Tensor, Tensor>;
+// Storage, head dims, the first positions a ring still holds (none: a global layer), new tokens.
+using Layer = std::tuple<Tensor, Tensor, int64_t, int64_t, std::optional<Tensor>, Tensor, Tensor>;
+constexpr size_t kStoredKeys = 0, kHeldFrom = 4, kNewKeys = 5;
 
 // The tokens that each row of the cache takes, as indices into the step.
 struct Accepted {
@@ -69,11 +70,11 @@ void check_paths(const Check& check, const Accepted& accepted,
 
 void check_layer(const Check& check, const Layer& layer, DType dtype, int64_t rows,
                  int64_t tokens) {
-  const auto& [keys, values, held_from, k, v] = layer;
-  check.shape(k, "k_new", {tokens, kAny, kAny}, "[N, Hkv, Dqk]");
+  const auto& [keys, values, dim_qk, dim_v, held_from, k, v] = layer;
+  check.shape(k, "k_new", {tokens, kAny, dim_qk}, "[N, Hkv, Dqk]");
   check.dtype(k, "k_new", {DType::f32, DType::bf16});
   const int64_t heads = k.shape[1];
-  check.shape(v, "v_new", {tokens, heads, kAny}, "[N, Hkv, Dv]");
+  check.shape(v, "v_new", {tokens, heads, dim_v}, "[N, Hkv, Dv]");
   const KvLayout layout = kv_layout(k.shape[2], v.shape[2], k.dtype == DType::bf16);
   check.shape(keys, "keys", {rows, heads, kAny, layout.key_block}, "[B, Hkv, blocks, 64 * Dqk]");
   check.shape(values, "values", {rows, heads, keys.shape[2], layout.value_block},
@@ -99,7 +100,7 @@ void check_layer(const Check& check, const Layer& layer, DType dtype, int64_t ro
 // Where the tokens of every row go in one layer. A ring takes only those it will still hold.
 std::vector<PackTask> layer_tasks(const Layer& layer, const Accepted& accepted,
                                   const int64_t* lengths) {
-  const auto& [keys, values, held_from, k, v] = layer;
+  const auto& [keys, values, dim_qk, dim_v, held_from, k, v] = layer;
   const int64_t blocks = keys.shape[2], heads = keys.shape[1], size = size_of(keys.dtype);
   std::vector<PackTask> tasks;
   for (size_t b = 0; b + 1 < accepted.edges.size(); ++b) {
@@ -123,7 +124,7 @@ std::vector<PackTask> layer_tasks(const Layer& layer, const Accepted& accepted,
 }
 
 PackProblem layer_problem(const Layer& layer, const std::vector<PackTask>& tasks) {
-  const auto& [keys, values, held_from, k, v] = layer;
+  const auto& [keys, values, dim_qk, dim_v, held_from, k, v] = layer;
   PackProblem p{};
   p.layout = kv_layout(k.shape[2], v.shape[2], k.dtype == DType::bf16);
   p.kv_heads = k.shape[1];
@@ -148,16 +149,17 @@ void cache_commit(const std::vector<Layer>& layers, const Tensor& lengths, const
   const int64_t batch = lengths.numel();
   if (layers.empty()) check.fail("layers", "at least one", "none");
   const int64_t tokens =
-      std::get<3>(layers.front()).ndim ? std::get<3>(layers.front()).shape[0] : 0;
+      std::get<kNewKeys>(layers.front()).ndim ? std::get<kNewKeys>(layers.front()).shape[0] : 0;
   check.shape(cu_seqlens, "cu_seqlens", {batch + 1}, "[rows of the cache + 1]");
   const std::vector<int64_t> edges = read_edges(check, cu_seqlens, "cu_seqlens", tokens);
   const Accepted accepted = accept(check, edges, rows);
   if (rows) check_paths(check, accepted, edges, ancestors);
-  const DType dtype = std::get<0>(layers.front()).dtype;
+  const DType dtype = std::get<kStoredKeys>(layers.front()).dtype;
   int64_t room = max_tokens.value_or(INT64_MAX);
   for (const Layer& layer : layers) {
     check_layer(check, layer, dtype, batch, tokens);
-    if (!std::get<2>(layer)) room = std::min(room, std::get<0>(layer).shape[2] * kBlockKeys);
+    if (!std::get<kHeldFrom>(layer))
+      room = std::min(room, std::get<kStoredKeys>(layer).shape[2] * kBlockKeys);
   }
   int64_t* length = lengths.as<int64_t>();
   for (int64_t b = 0; b < batch; ++b) {
@@ -185,9 +187,10 @@ void cache_commit(const std::vector<Layer>& layers, const Tensor& lengths, const
     const size_t row = static_cast<size_t>(b);
     length[b] += accepted.edges[row + 1] - accepted.edges[row];
     for (const Layer& layer : layers) {
-      if (!std::get<2>(layer)) continue;
-      int64_t& held_from = std::get<2>(layer)->as<int64_t>()[b];
-      held_from = std::max(held_from, length[b] - std::get<0>(layer).shape[2] * kBlockKeys);
+      if (!std::get<kHeldFrom>(layer)) continue;
+      int64_t& held_from = std::get<kHeldFrom>(layer)->as<int64_t>()[b];
+      held_from =
+          std::max(held_from, length[b] - std::get<kStoredKeys>(layer).shape[2] * kBlockKeys);
     }
   }
 }

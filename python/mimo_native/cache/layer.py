@@ -246,7 +246,8 @@ def write(
 ) -> None:
     """Commit a step's (cache, k_new, v_new) of layers with common lengths in one native call."""
     storage = [
-        (cache.keys, cache.values, cache.held_from, k_new, v_new) for cache, k_new, v_new in layers
+        (c.keys, c.values, c.head_dim, c.v_head_dim, c.held_from, k_new, v_new)
+        for c, k_new, v_new in layers
     ]
     native("cpu").cache_commit(storage, lengths, cu_seqlens, rows, ancestors, max_tokens)
 

@@ -152,6 +152,8 @@ def attention_cached(
         v_new,
         layer_cache.keys,
         layer_cache.values,
+        layer_cache.head_dim,
+        layer_cache.v_head_dim,
         layer_cache.lengths,
         layer_cache.is_ring,
         out,
