@@ -62,4 +62,5 @@ PYBIND11_MODULE(_C, m) {
   mn::bind_attention(m);
   mn::bind_attention_cache(m);
   mn::bind_routing(m);
+  mn::bind_sampling(m);
 }

@@ -13,5 +13,6 @@ void bind_norm_rope(pybind11::module_& m);
 void bind_attention(pybind11::module_& m);
 void bind_attention_cache(pybind11::module_& m);
 void bind_routing(pybind11::module_& m);
+void bind_sampling(pybind11::module_& m);
 
 }  // namespace mn

@@ -8,6 +8,7 @@ from .experts import expert_mlp, swiglu, swiglu_mlp
 from .gemm import PackedWeight, grouped_gemm, linear, pack
 from .norm_rope import rms_norm, rope, rope_table
 from .routing import route
+from .sampling import sample
 
 __all__ = [
     "PackedWeight",
@@ -22,6 +23,7 @@ __all__ = [
     "rope",
     "rope_table",
     "route",
+    "sample",
     "swiglu",
     "swiglu_mlp",
 ]

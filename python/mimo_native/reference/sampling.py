@@ -69,7 +69,8 @@ def sample(
 
     repetition   z > 0 ? z / r : z * r for every token of the history, prompt included
     presence     z - p for every token generated so far; history [B, H] holds token ids, -1 is
-    frequency    z - f * count   padding, the first prompt_lens [B] (default 0) are the prompt
+    frequency    z - f * count   padding, the first prompt_lens [B] (default 0) the prompt; a
+                 penalised z is rounded to float32
     temperature  z / T; T = 0 takes the largest z, the lowest id among equals
     top_k        the k largest z, lowest ids among equals; 0 is off
     top_p        of these by descending z, ascending id, the fewest that hold the fraction top_p of
@@ -94,6 +95,7 @@ def sample(
         repetition_penalty=repetition_penalty,
         presence_penalty=presence_penalty,
         frequency_penalty=frequency_penalty,
+        prompt_lens=prompt_lens,
     )
     raw_BV = z_BV = logits.double()
     penalties = (repetition_penalty, presence_penalty, frequency_penalty)
@@ -153,7 +155,9 @@ def _penalised(
     r_B1 = _column(repetition, z_BV, 1.0)
     z_BV = torch.where(seen_BV, torch.where(z_BV > 0, z_BV / r_B1, z_BV * r_B1), z_BV)
     z_BV = z_BV - _column(presence, z_BV, 0.0) * (made_BV > 0)
-    return z_BV - _column(frequency, z_BV, 0.0) * made_BV
+    z_BV = z_BV - _column(frequency, z_BV, 0.0) * made_BV
+    # Rounded as every other logit is: two that are equal in float32 tie.
+    return torch.where(z_BV.isinf(), z_BV, z_BV.clamp(-_LARGEST, _LARGEST).float().double())
 
 
 def _column(control: Tensor | None, like: Tensor, off: float) -> Tensor:
@@ -171,6 +175,7 @@ _RANGES = {
     "presence_penalty": (-_LARGEST, _LARGEST),
     "frequency_penalty": (-_LARGEST, _LARGEST),
     "position": (0, 2**63 - 1),
+    "prompt_lens": (0, 2**31 - 1),
 }
 
 
