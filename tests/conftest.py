@@ -4,10 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from mimo_native import _C
 from mimo_native.errors import CheckpointError
 from mimo_native.weights.smollm2 import fetch_smollm2
+
+
+def pytest_configure() -> None:
+    # Nearly all problems are too small for two threads; tests of threads set their own number.
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(params=_C.isa_levels())

@@ -8,28 +8,46 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import backends, ops, reference
+    from . import backends, cache, inference, nn, ops, reference
     from .config import MiMoConfig
     from .errors import CheckpointError, ShapeError, UnsupportedError
+    from .inference import Completion, Sampling, generate, stream
+    from .loading import load
+    from .nn import MiMoForCausalLM
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",
+    "Completion",
     "MiMoConfig",
+    "MiMoForCausalLM",
+    "Sampling",
     "ShapeError",
     "UnsupportedError",
     "backends",
+    "cache",
+    "generate",
+    "inference",
+    "load",
+    "nn",
     "ops",
     "reference",
+    "stream",
 ]
 
 # The module each public name comes from; the other names are modules themselves.
 _HOME = {
     "CheckpointError": "errors",
+    "Completion": "inference",
     "MiMoConfig": "config",
+    "MiMoForCausalLM": "nn",
+    "Sampling": "inference",
     "ShapeError": "errors",
     "UnsupportedError": "errors",
+    "generate": "inference",
+    "load": "loading",
+    "stream": "inference",
 }
 
 

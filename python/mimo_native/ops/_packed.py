@@ -1,6 +1,7 @@
 """Weights in the order in which the kernels read them: lane = output, input after input."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ __all__ = ["FORMATS", "PackedWeight", "pack"]
 
 FORMATS = {"bf16": torch.bfloat16, "f32": torch.float32}
 _PANEL = 32  # outputs that a panel interleaves
+_STEP_BYTES = 128  # of a panel: one input, or a pair of bfloat16 inputs, for all its outputs
 _HUGE_PAGE = 2 << 20
 
 
@@ -36,6 +38,36 @@ class PackedWeight:
         panels = -(-outputs // _PANEL) if expert_panels is None else expert_panels
         self.layout = _C.PackedLayout(format, math.prod(experts), outputs, inputs, panels)
         self.storage = storage
+
+    @classmethod
+    def empty(cls, shape: Sequence[int], *, format: str = "bf16") -> "PackedWeight":
+        """Room for a weight [E, N, K] of which every expert is yet to be written."""
+        packed = cls(torch.empty(0), format=format, shape=torch.Size(shape))
+        packed.storage = _storage(packed.nbytes)
+        return packed
+
+    def write(self, expert: int, weight: Tensor) -> None:
+        """Pack ``weight`` [N, K] into the place of one expert of [E, N, K]. Raises ShapeError."""
+        experts, outputs, inputs = self.shape
+        if not 0 <= expert < experts or tuple(weight.shape) != (outputs, inputs):
+            expected = f"an expert in [0, {experts}) and a weight {[outputs, inputs]}"
+            got = f"{expert} and {list(weight.shape)}"
+            raise ShapeError("PackedWeight.write", "expert, weight", expected=expected, got=got)
+        one = _C.PackedLayout(self.format, 1, outputs, inputs, self.layout.expert_panels)
+        begin = expert * self.layout.expert_panels * self.layout.panel_bytes
+        source = weight.detach().to(self.dtype)[None]
+        _C.pack(source, self.storage[begin : begin + one.bytes], one)
+
+    def gather_rows(self, ids: Tensor) -> Tensor:
+        """Rows ``ids`` [n] of a weight [N, K], unpacked: a tied embedding's look-up -> [n, K]."""
+        inputs = self.shape[-1]
+        values = self.storage.view(self.dtype)
+        steps = self.layout.panel_bytes // _STEP_BYTES
+        panels, lane = ids // _PANEL, ids % _PANEL
+        if self.format == "f32":
+            return values.view(-1, steps, _PANEL)[panels, :inputs, lane]
+        pairs = values.view(-1, steps, 2, 16, 2)[panels, :, lane // 16, lane % 16]
+        return pairs.flatten(1)[:, :inputs].contiguous()
 
     @property
     def ndim(self) -> int:
