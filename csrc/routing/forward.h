@@ -8,6 +8,7 @@
 namespace mn::MN_ISA {
 namespace {
 
+constexpr int64_t kRoutePrefetch = 4;     // tokens ahead
 constexpr int64_t kRouteGrain = 1 << 15;  // logits below which one thread is faster
 
 // One token's scores and selection keys: 0 and -inf from E to the next multiple of 64.
@@ -134,7 +135,12 @@ MN_INLINE void add_stats(const float* scores, int64_t experts, const int32_t* id
 bool route_token(const RouteProblem& p, int64_t t, RouteRow& row) {
   const int64_t k = p.top_k;
   int32_t* ids = p.ids + t * k;
-  score_row(p.logits + t * p.logits_stride, p.experts, p.rule.scoring, row.scores);
+  const float* logits = p.logits + t * p.logits_stride;
+  // A token takes about as long as its logits from memory, if they are asked for in time.
+  if (t + kRoutePrefetch < p.tokens)
+    for (int64_t i = 0; i < p.experts; i += 16)
+      prefetch(logits + kRoutePrefetch * p.logits_stride + i);
+  score_row(logits, p.experts, p.rule.scoring, row.scores);
   if (!key_row(row.scores, p.bias, p.experts, row.keys)) return false;
   if (!p.replay) {
     if (p.open_groups < p.groups)
