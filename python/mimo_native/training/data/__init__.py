@@ -1,0 +1,8 @@
+"""Training data: token files on disk, packed rows, and mixtures whose state is one integer."""
+
+from .mixture import Mixture, Row
+from .prepare import prepare
+from .rows import PackedRows
+from .token_file import TokenFile, TokenWriter
+
+__all__ = ["Mixture", "PackedRows", "Row", "TokenFile", "TokenWriter", "prepare"]
