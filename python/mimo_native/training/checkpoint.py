@@ -56,14 +56,12 @@ class Checkpoints:
             if dist.is_initialized():
                 dist.barrier()
             if self.asynchronous:
-                future = dcp.async_save(
-                    dict(state), checkpoint_id=stage, process_group=self._group
-                )
+                future = dcp.async_save(dict(state), checkpoint_id=stage, process_group=self._group)
                 self._pending = (future, stage)
                 if _leader():
                     future.add_done_callback(lambda done: self._finish(done, stage, final))
                 return
-            dcp.save(dict(state), checkpoint_id=stage)
+            dcp.save(dict(state), checkpoint_id=stage, no_dist=_alone())
             if _leader():
                 self._put_in_place(stage, final)
         except (OSError, RuntimeError, CheckpointException) as error:
@@ -124,7 +122,7 @@ class Checkpoints:
         Raises CheckpointError for a damaged file or one that lacks a tensor or has another shape.
         """
         try:
-            dcp.load(dict(state), checkpoint_id=path)
+            dcp.load(dict(state), checkpoint_id=path, no_dist=_alone())
         except (OSError, RuntimeError, ValueError, EOFError, CheckpointException) as error:
             raise CheckpointError(
                 str(path),
@@ -135,8 +133,12 @@ class Checkpoints:
             ) from error
 
 
+def _alone() -> bool:
+    return not dist.is_initialized()
+
+
 def _leader() -> bool:
-    return not dist.is_initialized() or dist.get_rank() == 0
+    return _alone() or dist.get_rank() == 0
 
 
 def _sync(path: Path) -> None:

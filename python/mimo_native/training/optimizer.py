@@ -163,4 +163,3 @@ def _master(param: nn.Parameter) -> Tensor:
     if param.dtype in (torch.float32, torch.float64):
         return param
     return param.detach().to(torch.float32).requires_grad_()
-
