@@ -3,11 +3,13 @@
 RUN/checkpoints/step-00001200/ holds what torch.distributed.checkpoint writes, and ``meta.json``.
 """
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from concurrent.futures import Future
+import warnings
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +35,11 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, *, keep: int = 2, asynchronous: bool = False) -> None:
-        self.directory, self.keep, self.asynchronous = directory, keep, asynchronous
-        self._pending: tuple[Future[Any], Path] | None = None
+        self.directory, self.keep = directory, keep
+        self._worker = ThreadPoolExecutor(1) if asynchronous else None
+        self._pending: Future[None] | None = None
         # Collectives of a background save must not mix with those of training.
-        self._group = None
-        if asynchronous and dist.is_initialized():
-            self._group = dist.new_group(backend="gloo")
+        self._group = dist.new_group(backend="gloo") if asynchronous and _many() else None
 
     def save(self, step: int, state: State, meta: Mapping[str, Any]) -> None:
         """Write tensors ``state[part][name]`` and JSON ``meta``; all ranks call it together.
@@ -47,42 +48,40 @@ class Checkpoints:
         """
         self.wait()
         final = self.directory / f"{_PREFIX}{step:08d}"
+        if self._worker is None:
+            self._write(final, state, meta)
+        else:
+            copy = {part: {n: t.clone() for n, t in own.items()} for part, own in state.items()}
+            self._pending = self._worker.submit(self._write, final, copy, dict(meta))
+
+    def wait(self) -> None:
+        """Until a background save has ended; raises CheckpointError if it failed."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _write(self, final: Path, state: State, meta: Mapping[str, Any]) -> None:
         stage = self.directory / f".saving-{final.name}"
         try:
             if _leader():
                 shutil.rmtree(stage, ignore_errors=True)
                 stage.mkdir(parents=True)
                 (stage / _META).write_text(json.dumps(dict(meta), indent=1) + "\n")
-            if dist.is_initialized():
-                dist.barrier()
-            if self.asynchronous:
-                future = dcp.async_save(dict(state), checkpoint_id=stage, process_group=self._group)
-                self._pending = (future, stage)
-                if _leader():
-                    future.add_done_callback(lambda done: self._finish(done, stage, final))
-                return
-            dcp.save(dict(state), checkpoint_id=stage, no_dist=_alone())
+            self._barrier()
+            with _quiet():
+                dcp.save(dict(state), checkpoint_id=stage, process_group=self._group)
             if _leader():
                 self._put_in_place(stage, final)
         except (OSError, RuntimeError, CheckpointException) as error:
-            raise self._failed(stage, error) from error
-        if dist.is_initialized():
-            dist.barrier()
-
-    def wait(self) -> None:
-        """Until a background save has ended; raises CheckpointError if it failed."""
-        if self._pending is None:
-            return
-        (future, stage), self._pending = self._pending, None
-        try:
-            future.result()
-        except (OSError, RuntimeError, CheckpointException) as error:
-            raise self._failed(stage, error) from error
-
-    def _finish(self, done: "Future[Any]", stage: Path, final: Path) -> None:
-        # Rank 0's part ends after every rank's: the index of all files is written last.
-        if done.exception() is None:
-            self._put_in_place(stage, final)
+            shutil.rmtree(stage, ignore_errors=True)
+            raise CheckpointError(
+                str(self.directory),
+                "checkpoint",
+                expected="a place that can be written",
+                got=str(error).strip().splitlines()[-1],
+                remedy="Free disk space and resume; earlier checkpoints are as they were.",
+            ) from error
+        self._barrier()
 
     def _put_in_place(self, stage: Path, final: Path) -> None:
         for file in [*stage.iterdir(), stage]:
@@ -93,15 +92,9 @@ class Checkpoints:
         for old in self.all()[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
 
-    def _failed(self, stage: Path, error: BaseException) -> CheckpointError:
-        shutil.rmtree(stage, ignore_errors=True)
-        return CheckpointError(
-            str(self.directory),
-            "checkpoint",
-            expected="a place that can be written",
-            got=str(error).strip().splitlines()[-1],
-            remedy="Free disk space and resume; earlier checkpoints are as they were.",
-        )
+    def _barrier(self) -> None:
+        if _many():
+            dist.barrier(group=self._group)
 
     def all(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
@@ -122,7 +115,8 @@ class Checkpoints:
         Raises CheckpointError for a damaged file or one that lacks a tensor or has another shape.
         """
         try:
-            dcp.load(dict(state), checkpoint_id=path, no_dist=_alone())
+            with _quiet():
+                dcp.load(dict(state), checkpoint_id=path)
         except (OSError, RuntimeError, ValueError, EOFError, CheckpointException) as error:
             raise CheckpointError(
                 str(path),
@@ -133,12 +127,20 @@ class Checkpoints:
             ) from error
 
 
-def _alone() -> bool:
-    return not dist.is_initialized()
+def _many() -> bool:
+    return dist.is_initialized()
 
 
 def _leader() -> bool:
-    return _alone() or dist.get_rank() == 0
+    return not _many() or dist.get_rank() == 0
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's remark that a single process saves as a single process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 def _sync(path: Path) -> None:
