@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import backends, cache, inference, nn, ops, reference
+    from . import backends, cache, inference, nn, ops, pretrain, reference, training
     from .config import MiMoConfig
     from .errors import CheckpointError, ShapeError, UnsupportedError
     from .inference import Completion, Sampling, generate, stream
@@ -32,8 +32,10 @@ __all__ = [
     "load",
     "nn",
     "ops",
+    "pretrain",
     "reference",
     "stream",
+    "training",
 ]
 
 # The module each public name comes from; the other names are modules themselves.

@@ -3,7 +3,7 @@
 from .attention import Attention
 from .embedding import Embedding
 from .layer import DecoderLayer, MTPBlock
-from .mlp import MLP, Experts, MoE, Router
+from .mlp import MLP, Experts, MoE, Router, Routing
 from .model import MiMoForCausalLM, MiMoModel, Output
 from .norm import RMSNorm
 from .weight import Weight
@@ -21,5 +21,6 @@ __all__ = [
     "Output",
     "RMSNorm",
     "Router",
+    "Routing",
     "Weight",
 ]

@@ -13,11 +13,11 @@ __all__ = ["KeepFloat32", "keep_float32"]
 
 
 def keep_float32(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """``fn`` as ``Module._apply`` gets it, without its change of dtype for float32 tensors."""
+    """``fn`` as ``Module._apply`` gets it, without narrowing float32 tensors; float64 is let be."""
 
     def move_only(tensor: Tensor) -> Tensor:
         moved = fn(tensor)
-        if tensor.dtype == torch.float32 and moved.dtype != torch.float32:
+        if tensor.dtype == torch.float32 and moved.dtype in (torch.bfloat16, torch.float16):
             return tensor.to(device=moved.device)
         return moved
 

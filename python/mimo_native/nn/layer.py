@@ -7,7 +7,7 @@ from ..cache import LayerCache
 from ..config import LayerConfig, MiMoConfig
 from .attention import Attention
 from .batch import Batch
-from .mlp import MLP, MoE
+from .mlp import MLP, MoE, Routing
 from .norm import RMSNorm
 from .weight import Weight
 
@@ -44,16 +44,16 @@ class DecoderLayer(nn.Module):
         batch: Batch,
         layer_cache: LayerCache | None = None,
         replay_ids: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """x [N, D] -> (x, k, v, expert ids [N, K] or None)."""
+    ) -> tuple[Tensor, Tensor, Tensor, Routing | None]:
+        """x [N, D] -> (x, k, v, the router's choice or None)."""
         attended, k, v = self.self_attn(self.input_layernorm(x), batch, layer_cache)
         x = x + attended
-        normed, ids = self.post_attention_layernorm(x), None
+        normed, routing = self.post_attention_layernorm(x), None
         if isinstance(self.mlp, MoE):
-            out, ids = self.mlp(normed, replay_ids=replay_ids)
+            out, routing = self.mlp(normed, replay_ids=replay_ids)
         else:
             out = self.mlp(normed)
-        return x + out, k, v, ids
+        return x + out, k, v, routing
 
 
 class MTPBlock(nn.Module):

@@ -1,13 +1,22 @@
 """Feed-forward layers: dense SwiGLU, and the router with its experts."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from .. import ops
 from .keep_float32 import KeepFloat32
-from .weight import Weight
+from .weight import Weight, wide
 
-__all__ = ["MLP", "Experts", "MoE", "Router"]
+__all__ = ["MLP", "Experts", "MoE", "Router", "Routing"]
+
+
+class Routing(NamedTuple):
+    """What a router made of N tokens: what replay and load balancing need."""
+
+    ids: Tensor  # [N, K] int32, the chosen experts
+    logits: Tensor  # [N, E] float32
 
 
 class MLP(nn.Module):
@@ -48,9 +57,17 @@ class Router(KeepFloat32):
         self.top_k, self.normalize, self.scaling = top_k, normalize, scaling
         self.n_group, self.topk_group = n_group, topk_group
 
+    def logits(self, x: Tensor) -> Tensor:
+        """x [N, D] -> [N, E] float32 (float64 for float64)."""
+        return self.proj(x, out_dtype=wide(x))
+
     def forward(self, x: Tensor, *, replay_ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.choose(self.logits(x), replay_ids=replay_ids)
+
+    def choose(self, logits: Tensor, *, replay_ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """logits [N, E] -> (ids, weights)."""
         return ops.route(
-            self.proj(x, out_dtype=torch.float32),
+            logits,
             bias=self.e_score_correction_bias,
             top_k=self.top_k,
             normalize=self.normalize,
@@ -78,7 +95,7 @@ class Experts(nn.Module):
 
 
 class MoE(nn.Module):
-    """Router and experts; returns the chosen expert ids beside the output."""
+    """Router and experts; returns what the router did beside the output."""
 
     def __init__(
         self,
@@ -104,6 +121,7 @@ class MoE(nn.Module):
         )
         self.experts = Experts(hidden_size, intermediate_size, experts)
 
-    def forward(self, x: Tensor, *, replay_ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        ids, weights = self.gate(x, replay_ids=replay_ids)
-        return self.experts(x, ids, weights), ids
+    def forward(self, x: Tensor, *, replay_ids: Tensor | None = None) -> tuple[Tensor, Routing]:
+        logits = self.gate.logits(x)
+        ids, weights = self.gate.choose(logits, replay_ids=replay_ids)
+        return self.experts(x, ids, weights), Routing(ids, logits)

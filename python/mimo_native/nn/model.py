@@ -16,7 +16,7 @@ from .batch import Batch, pack_batch
 from .embedding import Embedding
 from .layer import DecoderLayer, MTPBlock
 from .norm import RMSNorm
-from .weight import Weight
+from .weight import Weight, wide
 
 if TYPE_CHECKING:
     from ..text import Tokenizer
@@ -112,10 +112,10 @@ class MiMoForCausalLM(nn.Module):
             replay = None
             if replay_ids is not None and self.config.layer(i).moe:
                 replay = batch.take(replay_ids[len(routing)]).to(torch.int32)
-            x, k, v, ids = layer(x, batch, layer_cache, replay)
+            x, k, v, routed = layer(x, batch, layer_cache, replay)
             keys_values.append((k, v))
-            if ids is not None:
-                routing.append(ids)
+            if routed is not None:
+                routing.append(routed.ids)
         out = self._finish(batch, x, labels, logits, shift=1)
         if routing:
             dtype = torch.uint8 if self.config.n_routed_experts <= 256 else torch.int16
@@ -249,7 +249,7 @@ class MiMoForCausalLM(nn.Module):
         if mode == "none" and labels is None:
             return out
         rows = x[batch.last_index] if mode == "last" and labels is None else x
-        logits = self.head(rows, out_dtype=torch.float32) if normed else self.logits(rows)
+        logits = self.head(rows, out_dtype=wide(x)) if normed else self.logits(rows)
         if labels is not None:
             targets = _shift_labels(batch, labels, shift)
             out.loss = F.cross_entropy(logits, targets, ignore_index=-100)
@@ -260,8 +260,8 @@ class MiMoForCausalLM(nn.Module):
         return out
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states before the final norm [.., D] -> float32 logits [.., V]."""
-        return self.head(self.model.norm(hidden), out_dtype=torch.float32)
+        """Hidden states before the final norm [.., D] -> logits [.., V], float32 or wider."""
+        return self.head(self.model.norm(hidden), out_dtype=wide(hidden))
 
     # ------------------------------------------------------------------ weights and caches
 

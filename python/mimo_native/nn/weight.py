@@ -16,7 +16,7 @@ from .. import ops
 from ..errors import ShapeError, UnsupportedError
 from ..ops import PackedWeight
 
-__all__ = ["Part", "Weight"]
+__all__ = ["Part", "Weight", "wide"]
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,11 @@ class Weight(nn.Module):
             self.take(part, tensor)
         if repack is not None:
             self.pack(repack)
+
+
+def wide(x: Tensor) -> torch.dtype:
+    """The dtype of logits: float32, or float64 where the model runs in float64."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _parent(prefix: str) -> str:
