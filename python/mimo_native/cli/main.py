@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import CheckpointError, ShapeError, UnsupportedError
-from . import bench, doctor, get
+from . import bench, doctor, get, pretrain
 
 __all__ = ["main"]
 
@@ -19,6 +19,7 @@ COMMANDS = {
     "get": get,
     "doctor": doctor,
     "bench": bench,
+    "pretrain": pretrain,
 }
 
 # What a wrong request or an unwilling machine raises; anything else is a defect and shows whole.
