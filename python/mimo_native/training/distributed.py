@@ -91,6 +91,7 @@ def _fully_shard(module: nn.Module, mesh: DeviceMesh) -> None:
     policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
     sharded: FSDPModule = fully_shard(module, mesh=mesh, mp_policy=policy)
     sharded.set_gradient_divide_factor(1.0)
+    sharded.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
 
 
 def _share_out(experts: Experts, mesh: DeviceMesh) -> ParallelExperts:
