@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .inference import Completion, Sampling, generate, stream
     from .loading import load
     from .nn import MiMoForCausalLM
+    from .self_test import selftest
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ __all__ = [
     "ops",
     "pretrain",
     "reference",
+    "selftest",
     "stream",
     "training",
 ]
@@ -49,6 +51,7 @@ _HOME = {
     "UnsupportedError": "errors",
     "generate": "inference",
     "load": "loading",
+    "selftest": "self_test",
     "stream": "inference",
 }
 

@@ -1,36 +1,14 @@
-"""The command line as a user meets it: a process with arguments, output and an exit status."""
+"""The command line: arguments, output, exit status."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 
-import mimo_native
 from mimo_native.cli.main import COMMANDS
 
-ROOT = os.path.dirname(os.path.dirname(mimo_native.__file__))
-
-
-def mimo(*args, stdin=None, **variables):
-    return subprocess.run(
-        [sys.executable, "-m", "mimo_native.cli.main", *args],
-        capture_output=True,
-        text=True,
-        input=stdin,
-        env={**os.environ, "PYTHONPATH": ROOT, **variables},
-        timeout=120,
-        check=False,
-    )
-
-
-def assert_one_clear_line(result, *words):
-    assert result.returncode == 2, result
-    assert result.stdout == ""
-    assert result.stderr.count("\n") == 1, result.stderr
-    for word in words:
-        assert word in result.stderr
+from .command_line import ENVIRONMENT, assert_one_clear_line, mimo
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -47,7 +25,7 @@ def test_help_does_not_import_torch():
         "import sys; from mimo_native.cli.main import build_parser; build_parser();"
         "sys.exit('torch' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ROOT}).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT).returncode == 0
 
 
 def test_an_unknown_command_is_refused():
@@ -100,3 +78,42 @@ def test_bench_names_the_families_it_has():
 
 def test_bench_outside_a_source_tree(tmp_path):
     assert_one_clear_line(mimo("bench", "--dir", str(tmp_path)), str(tmp_path), "--dir")
+
+
+def test_fit_counts_the_released_shapes():
+    """309 B parameters, of which each token reads 15 B (the model card's figures)."""
+    result = mimo("fit", "mimo-v2-flash", "--memory", "800", "--bandwidth", "100", "--json")
+    report = json.loads(result.stdout)
+    main = sum(n for name, n in report["parameters"].items() if name != "mtp")
+    assert round(main / 1e9) == 309
+    assert round(report["decode_weight_bytes"] / 2e9) == 15
+    assert report["fits"]
+    assert report["tokens_per_second"] == 100e9 / report["decode_bytes"]
+
+
+def test_fit_measures_the_bandwidth_it_is_not_told():
+    report = json.loads(mimo("fit", "mimo-v2-flash", "--memory", "1", "--json").stdout)
+    assert not report["fits"]
+    assert report["bandwidth"] > 1e8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("no/such/place",), ("no/such/place", "expected")),
+        (("mimo-v2-flash", "--context", "0"), ("context", "got 0")),
+        (("mimo-v2-flash", "--memory", "-1"), ("--memory", "above 0", "-1")),
+        (("mimo-v2-flash", "--bandwidth", "0"), ("--bandwidth", "above 0")),
+    ],
+)
+def test_fit_of_nonsense(arguments, words):
+    assert_one_clear_line(mimo("fit", *arguments), *words)
+
+
+@pytest.mark.parametrize("variables", [{}, {"OMP_NUM_THREADS": "1"}])
+def test_selftest_passes(variables):
+    result = mimo("selftest", "--json", **variables)
+    assert result.returncode == 0, result
+    report = json.loads(result.stdout)
+    assert report["passed"]
+    assert {"scalar", "float32"} <= {value for c in report["checks"] for value in c.values()}

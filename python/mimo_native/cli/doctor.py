@@ -17,20 +17,22 @@ EXAMPLES = (
 
 _PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "gguf", "jinja2", "huggingface-hub")
 _CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16")
+_SPINNING = "unset: threads spin for a while; passive is far better beside other busy processes"
+_INDENT, _WIDTH = 20, 100
 _OPENMP_LIBRARIES = ("libgomp", "libomp", "libiomp")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    del parser  # no options of its own
+    parser.add_argument("--no-selftest", action="store_true", help="leave out the self-test")
 
 
 def run(args: argparse.Namespace) -> int:
-    report = examine()
+    report = examine(selftest=not args.no_selftest)
     print(json.dumps(report, indent=2) if args.json else _text(report))
     return 1 if report["problems"] else 0
 
 
-def examine() -> dict[str, object]:
+def examine(*, selftest: bool) -> dict[str, object]:
     """The report: sections of plain values, and ``problems``, each one sentence."""
     import torch  # before the extension, whose OpenMP runtime must be torch's
 
@@ -45,6 +47,8 @@ def examine() -> dict[str, object]:
         "threads": _threads(torch, _C),
         "cuda": _cuda(torch, BUILD_INFO["cuda"]),
     }
+    if selftest:
+        report["selftest"] = _selftest()
     report["problems"] = _problems(report, _C)
     return report
 
@@ -111,7 +115,7 @@ def _threads(torch, extension) -> dict[str, object]:
     from ..env import OPENMP_VARIABLES
 
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    policy = os.environ.get("OMP_WAIT_POLICY", "unset: threads spin for a while, then sleep")
+    policy = os.environ.get("OMP_WAIT_POLICY", _SPINNING)
     return {
         "usable_cores": usable,
         "torch": torch.get_num_threads(),
@@ -151,6 +155,17 @@ def _cuda_was_built() -> bool:
     return any(Path(__file__).resolve().parent.parent.glob("_cuda.*.so"))
 
 
+def _selftest() -> dict[str, object]:
+    from ..errors import UnsupportedError
+    from ..self_test import selftest
+
+    try:
+        result = selftest()
+    except UnsupportedError as error:
+        return {"passed": False, "result": [str(error)]}
+    return {"passed": result.passed, "result": str(result).splitlines()}
+
+
 def _problems(report: dict, extension) -> list[str]:
     from ..env import isa
     from ..errors import UnsupportedError
@@ -169,6 +184,8 @@ def _problems(report: dict, extension) -> list[str]:
         problems.append("torch and the extension do not agree on the number of threads")
     if str(report["cuda"]["module"]).startswith("cannot"):
         problems.append(f"_cuda {report['cuda']['module']}")
+    if not report.get("selftest", {}).get("passed", True):
+        problems.append("the self-test failed")
     return problems
 
 
@@ -178,7 +195,7 @@ def _text(report: dict) -> str:
         if section == "problems":
             continue
         lines.append(section)
-        lines += [f"  {key:<18} {_value(value)}" for key, value in values.items()]
+        lines += [f"  {key:<{_INDENT - 2}} {_value(value)}" for key, value in values.items()]
     problems = report["problems"]
     lines.append("problems" if problems else "no problems found")
     return "\n".join(lines + [f"  {problem}" for problem in problems])
@@ -186,7 +203,10 @@ def _text(report: dict) -> str:
 
 def _value(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {item}" for key, item in value.items()) or "none"
+        value = [f"{key} {item}" for key, item in value.items()]
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    return str(value) if value != "" else "none"
+        texts = [str(item) for item in value]
+        value = ", ".join(texts)
+        if len(value) > _WIDTH:
+            value = ("\n" + " " * (_INDENT + 1)).join(texts)
+    return str(value) if value not in ("", None) else "none"

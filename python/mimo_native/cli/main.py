@@ -11,13 +11,16 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import CheckpointError, ShapeError, UnsupportedError
-from . import bench, doctor, get, pretrain
+from . import bench, doctor, fit, generate, get, pretrain, selftest
 
 __all__ = ["main"]
 
 COMMANDS = {
+    "generate": generate,
     "get": get,
+    "fit": fit,
     "doctor": doctor,
+    "selftest": selftest,
     "bench": bench,
     "pretrain": pretrain,
 }
