@@ -50,9 +50,12 @@ def run(config: PretrainConfig, *, progress: bool = False) -> RunResult:
     checkpoint cannot be written, FloatingPointError for a loss or a gradient that is no number;
     checkpoints are then as they were.
     """
+    outside = dist.is_initialized()  # then the process group is the caller's to close
     ranks = start(config.expert_parallel)
     output = Path(config.output)
     with ExitStack() as stack:
+        if dist.is_initialized() and not outside:
+            stack.callback(dist.destroy_process_group)
         stack.enter_context(backends.use(config.backend))
         files = {name: TokenFile(Path(path) / "train") for name, path in config.data.items()}
         state = RunState(config, ranks, files)

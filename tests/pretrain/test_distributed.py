@@ -1,0 +1,50 @@
+"""Two gloo processes, FSDP2 alone and with shared-out experts, against one process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mimo_native.pretrain import PretrainConfig, run
+from mimo_native.training import Checkpoints, read_metrics
+
+from .test_run import config, final, saved
+
+
+def run_on_two(cut: PretrainConfig, path: Path) -> None:
+    path.write_text(json.dumps(cut.to_dict()))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    command += ["2", "-m", "mimo_native.cli.main", "pretrain", str(path), "--json"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, timeout=120, env=environment, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+
+
+@pytest.mark.parametrize("experts", [1, 2], ids=["fsdp", "fsdp-ep"])
+def test_two_processes_equal_one(tmp_path: Path, experts: int) -> None:
+    one = config(tmp_path, "one", steps=3)
+    two = config(tmp_path, "two", steps=3, expert_parallel=experts)
+    run(one)
+    run_on_two(two, tmp_path / "two.json")
+    for a, b in zip(
+        read_metrics(one.output, "step"), read_metrics(two.output, "step"), strict=True
+    ):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+        assert a["mtp"] == pytest.approx(b["mtp"], rel=1e-5)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-5)
+    a, b = final(one.output), final(two.output)
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-5)
+
+    # The checkpoint of two ranks opens on one, every expert in its place.
+    before = saved(two.output)
+    exported = final(two.output)
+    assert run(config(tmp_path, "two", steps=3)).step == 3
+    assert all(torch.equal(exported[name], tensor) for name, tensor in final(two.output).items())
+    assert saved(two.output) == before
+    assert Checkpoints(Path(two.output) / "checkpoints").latest().name == "step-00000003"
