@@ -101,6 +101,7 @@ class MiMoForCausalLM(nn.Module):
         token ids, -100 = no target; a position is trained on the label after it, within its
         document. Raises ShapeError; a failed call leaves the cache as it was.
         """
+        self._check_labels(labels, input_ids.shape)
         batch = self._pack(
             input_ids, position_ids, attention_mask, cu_seqlens, cache, ancestors, replay_ids
         )
@@ -159,6 +160,7 @@ class MiMoForCausalLM(nn.Module):
                 got=str(list(hidden.shape)),
             )
         self._check_ids(next_ids, "next_ids")
+        self._check_labels(labels, next_ids.shape)
         batch = pack_batch(
             tuple(next_ids.shape),
             position_ids=position_ids,
@@ -214,12 +216,14 @@ class MiMoForCausalLM(nn.Module):
         return batch
 
     def _check_ids(self, ids: Tensor, argument: str) -> None:
-        if ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
+        device = self.model.norm.weight.device
+        right_kind = ids.dtype in (torch.int64, torch.int32) and ids.device == device
+        if ids.ndim != 2 or not right_kind:
             raise ShapeError(
                 "forward",
                 argument,
-                expected="int64 [B, T]",
-                got=f"{ids.dtype} {list(ids.shape)}",
+                expected=f"int64 [B, T] on {device}",
+                got=f"{ids.dtype} {list(ids.shape)} on {ids.device}",
             )
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.config.vocab_size:
             raise ShapeError(
@@ -228,6 +232,26 @@ class MiMoForCausalLM(nn.Module):
                 expected=f"token ids in [0, {self.config.vocab_size})",
                 got=f"[{int(ids.min())}, {int(ids.max())}]",
                 remedy="Use the tokenizer of this model.",
+            )
+
+    def _check_labels(self, labels: Tensor | None, shape: tuple[int, ...]) -> None:
+        if labels is None:
+            return
+        if tuple(labels.shape) != tuple(shape):
+            raise ShapeError(
+                "forward",
+                "labels",
+                expected=f"the shape of input_ids, {list(shape)}",
+                got=str(list(labels.shape)),
+            )
+        vocab = self.config.vocab_size
+        wrong = (labels != -100) & ((labels < 0) | (labels >= vocab))
+        if bool(wrong.any()):
+            raise ShapeError(
+                "forward",
+                "labels",
+                expected=f"token ids in [0, {vocab}), or -100 for no target",
+                got=str(int(labels[wrong][0])),
             )
 
     def _finish(
@@ -332,13 +356,6 @@ class MiMoForCausalLM(nn.Module):
 
 def _shift_labels(batch: Batch, labels: Tensor, shift: int) -> Tensor:
     """Label of position i + shift at position i within its document, else -100: int64 [N]."""
-    if tuple(labels.shape) != batch.shape:
-        raise ShapeError(
-            "forward",
-            "labels",
-            expected=f"the shape of input_ids, {list(batch.shape)}",
-            got=str(list(labels.shape)),
-        )
     packed = batch.take(labels).long()
     targets = torch.full_like(packed, -100)
     if shift < packed.shape[0]:
