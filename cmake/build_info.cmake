@@ -12,6 +12,7 @@ BUILD_INFO = {
     \"isa_levels\": \"@MN_ISA_TEXT@\".split(),
     \"cuda\": \"@MN_CUDA_TEXT@\",
     \"cuda_architectures\": \"@MN_CUDA_ARCHS_TEXT@\",
+    \"ptxsim\": \"@MN_PTXSIM_TEXT@\",
 }
 ")
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/_build_info.py DESTINATION mimo_native COMPONENT python)
@@ -20,3 +21,4 @@ message(STATUS "mimo_native ${PROJECT_VERSION}")
 message(STATUS "  compiler    ${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}")
 message(STATUS "  CPU levels  ${MN_ISA_TEXT}")
 message(STATUS "  CUDA        ${MN_CUDA_TEXT}")
+message(STATUS "  ptxsim      ${MN_PTXSIM_TEXT}")

@@ -1,4 +1,4 @@
-"""Write python/mimo_native/_C.pyi (and _cuda.pyi) from the modules that are built in place.
+"""Write the stubs (python/mimo_native/_C.pyi and others) of the modules that are built in place.
 
     python cmake/dev_build.py && python cmake/stubs.py
 
@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "python" / "mimo_native"
-MODULES = ("_C", "_cuda")
+MODULES = ("_C", "_cuda", "_ptxsim")
 
 
 def generate(module: str, import_path: str | None = None) -> str:

@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 ISA_OBJECTS = sorted(
     path
-    for level in ("scalar", "avx2", "avx512", "avx512bf16")
-    for path in ROOT.glob(f"build/*/CMakeFiles/mn_{level}.dir/**/*.o")
+    for level in ("mn_scalar", "mn_avx2", "mn_avx512", "mn_avx512bf16", "ptxsim_*")
+    for path in ROOT.glob(f"build/*/CMakeFiles/{level}.dir/**/*.o")
 )
 # Emitted for every object with cleanups; the same bytes at every level.
 HARMLESS = {"DW.ref.__gxx_personality_v0"}

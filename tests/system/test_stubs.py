@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("module", ["_C", "_cuda"])
+@pytest.mark.parametrize("module", ["_C", "_cuda", "_ptxsim"])
 def test_stub_is_current(module: str) -> None:
     pytest.importorskip("pybind11_stubgen")
     if importlib.util.find_spec(f"mimo_native.{module}") is None:

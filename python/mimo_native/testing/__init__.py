@@ -1,0 +1,1 @@
+"""Tools for testing kernels: ``ptxsim`` runs and checks CUDA kernels on machines without a GPU."""
