@@ -6,10 +6,11 @@ from pathlib import Path
 
 from .errors import UnsupportedError
 
-__all__ = ["OPENMP_VARIABLES", "VARIABLES", "cache_dir", "isa"]
+__all__ = ["OPENMP_VARIABLES", "VARIABLES", "cache_dir", "isa", "world_size"]
 
 VARIABLES = {
     "MIMO_NATIVE_ISA": "instruction-set level of the CPU kernels instead of this CPU's best",
+    "WORLD_SIZE": "processes of a training run, as torchrun sets it (default 1)",
     "XDG_CACHE_HOME": "where downloaded models go, under mimo_native/ (default ~/.cache)",
 }
 
@@ -33,3 +34,15 @@ def cache_dir() -> Path:
     """``$XDG_CACHE_HOME/mimo_native``; ``~/.cache/mimo_native`` where that is unset or relative."""
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (base if base.is_absolute() else Path.home() / ".cache") / "mimo_native"
+
+
+def world_size() -> int:
+    """``WORLD_SIZE``, 1 where unset. Raises UnsupportedError for what is not a positive number."""
+    text = os.environ.get("WORLD_SIZE") or "1"
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise UnsupportedError(
+        "environment",
+        [f"WORLD_SIZE={text} is not a number of processes"],
+        remedy="Let torchrun set it, or unset it.",
+    )

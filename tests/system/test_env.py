@@ -46,3 +46,16 @@ def test_the_extension_reads_only_listed_variables():
     ]
     assert read
     assert set(read) <= set(env.VARIABLES)
+
+
+@pytest.mark.parametrize(("value", "expected"), [("", 1), ("1", 1), ("4", 4)])
+def test_world_size(monkeypatch, value, expected):
+    monkeypatch.setenv("WORLD_SIZE", value)
+    assert env.world_size() == expected
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5"])
+def test_world_size_of_no_sense(monkeypatch, value):
+    monkeypatch.setenv("WORLD_SIZE", value)
+    with pytest.raises(UnsupportedError, match="WORLD_SIZE="):
+        env.world_size()

@@ -5,7 +5,6 @@ sharded over all W, a layer's experts over P first and then over the W / P ranks
 ones. Gradients are summed, not averaged: the objective divides by counts of the whole step.
 """
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
+from ..env import world_size
 from ..errors import ShapeError, UnsupportedError
 from ..nn import Experts, MiMoForCausalLM
 from .expert_parallel import ParallelExperts
@@ -43,7 +43,7 @@ def start(expert_parallel: int = 1) -> Ranks:
 
     Raises ShapeError where ``expert_parallel`` does not divide the number of ranks.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = world_size()
     if world % expert_parallel:
         raise ShapeError(
             "pretrain",
