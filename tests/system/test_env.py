@@ -10,7 +10,7 @@ from mimo_native import env
 from mimo_native.errors import UnsupportedError
 
 PACKAGE = Path(mimo_native.__file__).parent
-SOURCES = PACKAGE.parent.parent / "csrc"
+SOURCES = Path(__file__).resolve().parents[2] / "csrc"
 LEVELS = ("scalar", "avx2")
 
 
