@@ -1,5 +1,7 @@
 #include "gemm/arguments.h"
 
+#include <utility>
+
 namespace mn {
 namespace {
 
@@ -37,7 +39,7 @@ Weights weights_argument(const Check& check, const Tensor& w, const PackedLayout
   if (layout) {
     if (w.numel() * size_of(w.dtype) < layout->bytes())
       check.fail(name, "storage of " + std::to_string(layout->bytes()) + " bytes", w.describe());
-    return {*layout, w.data, true, 0, 0};
+    return {*layout, w.data, true, false, 0, 0};
   }
   if (w.ndim != matrices + 2) check.fail(name, std::string("shape ") + symbols, w.describe());
   check.dtype(w, name, {DType::f32, DType::bf16});
@@ -47,7 +49,16 @@ Weights weights_argument(const Check& check, const Tensor& w, const PackedLayout
                            .outputs = w.shape[matrices],
                            .inputs = w.shape[matrices + 1],
                            .expert_panels = (w.shape[matrices] + kPanel - 1) / kPanel};
-  return {plain, w.data, false, matrices ? w.stride[0] : 0, w.stride[matrices]};
+  return {plain, w.data, false, false, matrices ? w.stride[0] : 0, w.stride[matrices]};
+}
+
+Weights transposed(const Check& check, const Weights& w, const char* name) {
+  if (w.packed) check.fail(name, "a plain weight", "a packed one", "Unpack it.");
+  Weights t = w;
+  t.transposed = true;
+  std::swap(t.layout.outputs, t.layout.inputs);
+  t.layout.expert_panels = t.layout.panels();
+  return t;
 }
 
 std::vector<int64_t> group_sizes_argument(const Check& check, const Tensor& sizes, int64_t groups,

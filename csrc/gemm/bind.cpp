@@ -1,9 +1,9 @@
-#include <omp.h>
+#include <pybind11/stl.h>
 
-#include <cstring>
+#include <optional>
 
 #include "gemm/arguments.h"
-#include "gemm/plan.h"
+#include "gemm/run.h"
 #include "runtime/module.h"
 #include "runtime/scratch.h"
 #include "runtime/tensor_caster.h"
@@ -49,45 +49,17 @@ void unpack(const Tensor& storage, const PackedLayout& layout, const Tensor& wei
   gemm_kernels_for_isa().unpack[static_cast<int>(layout.format)](problem);
 }
 
+// Also where a row has no elements.
+int64_t row_count(const Tensor& x) {
+  int64_t count = 1;
+  for (int i = 0; i < x.ndim - 1; ++i) count *= x.shape[i];
+  return count;
+}
+
 void check_result(const Check& check, const Tensor& y) {
   check.on_cpu(y, "out");
   check.contiguous(y, "out");
   check.dtype(y, "out_dtype", {DType::f32, DType::bf16});
-}
-
-void run(const RowSource& x, const Weights& w, const int64_t* group_sizes, int64_t groups,
-         const Tensor& y) {
-  const int format = static_cast<int>(w.layout.format);
-  const GemmKernels& kernels = gemm_kernels_for_isa();
-  const RowPlan plan = plan_rows(group_sizes, groups, kernels.tile_rows[format]);
-  if (plan.rows == 0 || w.layout.outputs == 0) return;
-  if (w.layout.inputs == 0) {
-    std::memset(y.data, 0, static_cast<size_t>(y.numel() * size_of(y.dtype)));
-    return;
-  }
-  const int threads = omp_get_max_threads();
-  const bool dense_row = plan.rows == 1 && w.layout.inputs % w.layout.depth() == 0 &&
-                         x.bf16 == (w.layout.format == Format::bf16);
-  ScratchPlan parts;
-  const int64_t value_bytes = w.layout.format == Format::bf16 ? 2 : 4;
-  const int64_t rows_bytes =
-      dense_row ? 0 : plan.rows * w.layout.steps() * w.layout.depth() * value_bytes;
-  const int64_t rows_at = parts.add(rows_bytes);
-  const int64_t per_thread =
-      (gemm_thread_scratch(w.layout, plan.most_rows, w.packed) + 127) / 128 * 128;
-  const int64_t threads_at = parts.add(per_thread * threads);
-  char* base = scratch(parts.total());
-  kernels.multiply[format]({.x = x,
-                            .rows = plan.view(),
-                            .w = w,
-                            .y = y.data,
-                            .y_stride = w.layout.outputs,
-                            .y_bf16 = y.dtype == DType::bf16,
-                            .packed_rows = dense_row ? nullptr : base + rows_at,
-                            .panels_per_job = plan_panels_per_job(w.layout.panels(), plan, threads),
-                            .threads = threads,
-                            .thread_scratch = base + threads_at,
-                            .thread_scratch_bytes = per_thread});
 }
 
 void linear(const Tensor& x, const Tensor& w, const PackedLayout* layout, const Tensor& y) {
@@ -95,10 +67,9 @@ void linear(const Tensor& x, const Tensor& w, const PackedLayout* layout, const 
   const Weights weights = weights_argument(check, w, layout, 0, "w", "[N, K]");
   const RowSource rows = rows_argument(check, x, "x", weights.layout);
   check_result(check, y);
-  int64_t count = 1;
-  for (int i = 0; i < x.ndim - 1; ++i) count *= x.shape[i];
+  const int64_t count = row_count(x);
   const py::gil_scoped_release release;
-  run(rows, weights, &count, 1, y);
+  run_gemm(rows, weights, &count, 1, y.data, y.dtype == DType::bf16);
 }
 
 void grouped_gemm(const Tensor& x, const Tensor& w, const PackedLayout* layout,
@@ -111,7 +82,46 @@ void grouped_gemm(const Tensor& x, const Tensor& w, const PackedLayout* layout,
       group_sizes_argument(check, group_sizes, weights.layout.experts, x.shape[0]);
   check_result(check, y);
   const py::gil_scoped_release release;
-  run(rows, weights, sizes.data(), weights.layout.experts, y);
+  run_gemm(rows, weights, sizes.data(), weights.layout.experts, y.data, y.dtype == DType::bf16);
+}
+
+// dx = dy W, per group where `group_sizes` is given.
+void input_grad(const Tensor& dy, const Tensor& w, const std::optional<Tensor>& group_sizes,
+                const Tensor& dx) {
+  const Check check("input_grad");
+  const int matrices = group_sizes ? 1 : 0;
+  const Weights weights = transposed(
+      check, weights_argument(check, w, nullptr, matrices, "w", "[G, N, K] or [N, K]"), "w");
+  const RowSource rows = rows_argument(check, dy, "dy", weights.layout);
+  check_result(check, dx);
+  std::vector<int64_t> sizes{row_count(dy)};
+  if (group_sizes)
+    sizes = group_sizes_argument(check, *group_sizes, weights.layout.experts, sizes[0]);
+  const py::gil_scoped_release release;
+  run_gemm(rows, weights, sizes.data(), static_cast<int64_t>(sizes.size()), dx.data,
+           dx.dtype == DType::bf16);
+}
+
+// dw = dy^T x, per group where `group_sizes` is given.
+void weight_grad(const Tensor& dy, const Tensor& x, const std::optional<Tensor>& group_sizes,
+                 const Tensor& dw) {
+  const Check check("weight_grad");
+  check.dtype(x, "x", {DType::f32, DType::bf16});
+  const bool bf16 = x.dtype == DType::bf16;
+  const Format format = bf16 ? Format::bf16 : Format::f32;
+  check.same_dtype(dy, "dy", x, "x");
+  const RowSource dy_rows = rows_argument(check, dy, "dy", {format, 1, 0, dy.last(), 0});
+  const RowSource x_rows = rows_argument(check, x, "x", {format, 1, 0, x.last(), 0});
+  check_result(check, dw);
+  const int64_t count = row_count(x);
+  if (row_count(dy) != count)
+    check.fail("dy", "as many rows as x, " + std::to_string(count), dy.describe());
+  std::vector<int64_t> sizes{count};
+  if (group_sizes) sizes = group_sizes_argument(check, *group_sizes, group_sizes->numel(), count);
+  check.shape(dw, "dw", {kAny, dy.last(), x.last()}, "[G, N, K]");
+  const py::gil_scoped_release release;
+  run_weight_grad(dy_rows, x_rows, sizes, dy.last(), x.last(), format, dw.data,
+                  dw.dtype == DType::bf16);
 }
 
 }  // namespace
@@ -128,6 +138,10 @@ void bind_gemm(py::module_& m) {
   m.def("linear", &linear, py::arg("x"), py::arg("w"), py::arg("layout").none(true), py::arg("y"));
   m.def("grouped_gemm", &grouped_gemm, py::arg("x"), py::arg("w"), py::arg("layout").none(true),
         py::arg("group_sizes"), py::arg("y"));
+  m.def("input_grad", &input_grad, py::arg("dy"), py::arg("w"), py::arg("group_sizes").none(true),
+        py::arg("dx"));
+  m.def("weight_grad", &weight_grad, py::arg("dy"), py::arg("x"), py::arg("group_sizes").none(true),
+        py::arg("dw"));
   m.def("release_scratch", &release_scratch, "Frees the calling thread's working memory.");
 }
 

@@ -5,6 +5,7 @@
 #include "gemm/problem.h"
 #include "gemm/rows.h"
 #include "gemm/store.h"
+#include "gemm/weight_grad.h"
 #include "runtime/parallel.h"
 
 namespace mn::MN_ISA {
@@ -62,7 +63,8 @@ void multiply_job(const GemmProblem& p, const BlockRange& blocks, int64_t begin,
   if (blocks.begin == blocks.end) return;
   float* c = reinterpret_cast<float*>(scratch);
   char* buffer = scratch + p.thread_scratch_bytes - 4 * p.w.layout.panel_bytes();
-  const int64_t at_once = panels_at_once<F>(p.rows.blocks[blocks.begin]);
+  // Four plain panels at a time, so that a block of rows is read once for all of them.
+  const int64_t at_once = p.w.packed ? panels_at_once<F>(p.rows.blocks[blocks.begin]) : 4;
   for (int64_t panel = begin; panel < end; panel += at_once) {
     const int64_t count = lesser(at_once, end - panel);
     const typename F::Value* panels[4];
@@ -104,6 +106,7 @@ extern const GemmKernels gemm_kernels = {
     {pack<Bf16Format>, pack<F32Format>},
     {unpack<Bf16Format>, unpack<F32Format>},
     {multiply<Bf16Format>, multiply<F32Format>},
+    {weight_grad<Bf16Format>, weight_grad<F32Format>},
 };
 
 }  // namespace mn::MN_ISA

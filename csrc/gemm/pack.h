@@ -64,6 +64,26 @@ void pack_panel(const typename F::Value* weight, int64_t row_stride, int n, int6
   }
 }
 
+// One panel whose lanes are `lanes` columns from `column` on and whose inputs are `rows` rows;
+// `row(i)` points to row i.
+template <class F, class Row>
+MN_INLINE void pack_columns(const Row& row, int64_t rows, int64_t column, int lanes, void* out) {
+  const bf16 zeros[32] = {};
+  uint32_t* to = static_cast<uint32_t*>(out);
+  for (int64_t i = 0; i < rows; i += F::kDepth, to += 32) {
+    const typename F::Value* p = row(i) + column;
+    const int low = lanes < 16 ? lanes : 16, high = lanes - low;
+    if constexpr (F::kDepth == 1) {
+      u32x16::load_n(p, low).store_n(to, 16);
+      u32x16::load_n(p + low, high).store_n(to + 16, 16);
+    } else {
+      const bf16* next = i + 1 < rows ? row(i + 1) + column : zeros;
+      u32x16::interleave_n(p, next, low).store_n(to, 16);
+      u32x16::interleave_n(p + low, next + low, high).store_n(to + 16, 16);
+    }
+  }
+}
+
 // The inverse of pack_panel.
 template <class F>
 void unpack_panel(const void* panel, int n, int64_t inputs, int64_t steps,

@@ -18,10 +18,14 @@ MN_INLINE const typename F::Value* panel_of(const Weights& w, int64_t group, int
   if (w.packed)
     return reinterpret_cast<const Value*>(static_cast<const char*>(w.data) +
                                           group * l.expert_bytes() + panel * l.panel_bytes());
-  const int64_t row = panel * kPanel;
-  pack_panel<F>(static_cast<const Value*>(w.data) + group * w.expert_stride + row * w.row_stride,
-                w.row_stride, static_cast<int>(lesser(kPanel, l.outputs - row)), l.inputs,
-                l.steps(), buffer);
+  const Value* matrix = static_cast<const Value*>(w.data) + group * w.expert_stride;
+  const int64_t output = panel * kPanel;
+  const int lanes = static_cast<int>(lesser(kPanel, l.outputs - output));
+  if (w.transposed)
+    pack_columns<F>([&](int64_t i) { return matrix + i * w.row_stride; }, l.inputs, output, lanes,
+                    buffer);
+  else
+    pack_panel<F>(matrix + output * w.row_stride, w.row_stride, lanes, l.inputs, l.steps(), buffer);
   return reinterpret_cast<const Value*>(buffer);
 }
 

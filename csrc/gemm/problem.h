@@ -30,11 +30,13 @@ struct Rows {
   int64_t most_tiles;  // of one block
 };
 
-// The weights of every group: packed, or rows of a plain matrix that are packed as they are read.
+// The weights of every group: packed, or a plain matrix that is packed as it is read. `layout` is
+// that of the product: a transposed matrix [inputs, outputs] serves the gradient of the rows.
 struct Weights {
   PackedLayout layout;
   const void* data;
   bool packed;
+  bool transposed;
   int64_t expert_stride, row_stride;  // elements, of a plain matrix
 };
 
@@ -52,6 +54,23 @@ struct GemmProblem {
   int64_t thread_scratch_bytes;  // of each thread
 };
 
+// dw[g] = rows of dy of group g, transposed, times its rows of x: [outputs, inputs], zero for an
+// empty group. The sum over rows runs in their order.
+struct WeightGradProblem {
+  RowSource dy, x;             // in the same dtype
+  const int64_t* group_first;  // [groups + 1] rows
+  int64_t groups;
+  int64_t outputs, inputs;  // columns of dy and of x
+  void* dw;                 // [groups, outputs, inputs], dense
+  bool dw_bf16;
+  const RowBlock* blocks;  // of the outputs
+  int64_t block_count;
+  char* packed_x;  // scratch: x of group g at group_first[g] * panels of inputs
+  int threads;
+  char* thread_scratch;
+  int64_t thread_scratch_bytes;
+};
+
 struct PackProblem {
   PackedLayout layout;
   char* packed;
@@ -64,6 +83,7 @@ struct GemmKernels {
   void (*pack[kFormats])(const PackProblem&);
   void (*unpack[kFormats])(const PackProblem&);
   void (*multiply[kFormats])(const GemmProblem&);
+  void (*weight_grad[kFormats])(const WeightGradProblem&);
 };
 
 MN_DECLARE_KERNELS(GemmKernels, gemm_kernels)

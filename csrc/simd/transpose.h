@@ -15,6 +15,12 @@ struct u32x16 {
     return {_mm512_maskz_loadu_epi32(head_mask(n), p)};
   }
   MN_INLINE void store_n(void* p, int n) const { _mm512_mask_storeu_epi32(p, head_mask(n), v); }
+  // Word i: lo[i] below hi[i], for n lanes.
+  static MN_INLINE u32x16 interleave_n(const bf16* lo, const bf16* hi, int n) {
+    const __m512i a = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(head_mask(n), lo));
+    const __m512i b = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(head_mask(n), hi));
+    return {_mm512_or_si512(a, _mm512_slli_epi32(b, 16))};
+  }
 };
 
 // Lane j of x[i] becomes lane i of x[j].
@@ -57,6 +63,12 @@ struct u32x16 {
     return x;
   }
   MN_INLINE void store_n(void* p, int n) const { std::memcpy(p, v, static_cast<size_t>(n) * 4); }
+  // Word i: lo[i] below hi[i], for n lanes.
+  static MN_INLINE u32x16 interleave_n(const bf16* lo, const bf16* hi, int n) {
+    u32x16 x = {};
+    for (int i = 0; i < n; ++i) x.v[i] = lo[i] | static_cast<uint32_t>(hi[i]) << 16;
+    return x;
+  }
 };
 
 MN_INLINE void transpose(u32x16 (&x)[16]) {

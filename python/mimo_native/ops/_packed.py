@@ -28,7 +28,7 @@ class PackedWeight:
     storage  the bytes, uint8; those of a :meth:`rows` view are shared with its origin
     """
 
-    __slots__ = ("dtype", "format", "layout", "shape", "storage")
+    __slots__ = ("dtype", "format", "layout", "shape", "spec", "storage")
 
     def __init__(
         self, storage: Tensor, *, format: str, shape: torch.Size, expert_panels: int | None = None
@@ -38,6 +38,16 @@ class PackedWeight:
         panels = -(-outputs // _PANEL) if expert_panels is None else expert_panels
         self.layout = _C.PackedLayout(format, math.prod(experts), outputs, inputs, panels)
         self.storage = storage
+        # All but the bytes, as a compiled graph can carry it; see from_spec.
+        self.spec = [[*FORMATS].index(format), panels, *shape]
+
+    @staticmethod
+    def from_spec(storage: Tensor, spec: Sequence[int]) -> "PackedWeight":
+        """The weight whose ``spec`` this is."""
+        format, panels, *shape = spec
+        return PackedWeight(
+            storage, format=[*FORMATS][format], shape=torch.Size(shape), expert_panels=panels
+        )
 
     @classmethod
     def empty(cls, shape: Sequence[int], *, format: str = "bf16") -> "PackedWeight":
@@ -108,15 +118,10 @@ class PackedWeight:
         return view
 
     def __reduce__(self) -> tuple[object, ...]:
-        state = (self.storage, self.format, self.shape, self.layout.expert_panels)
-        return _restore, state
+        return PackedWeight.from_spec, (self.storage, self.spec)
 
     def __repr__(self) -> str:
         return f"PackedWeight({self.format}, {list(self.shape)}, {self.nbytes} bytes)"
-
-
-def _restore(storage: Tensor, format: str, shape: torch.Size, panels: int) -> PackedWeight:
-    return PackedWeight(storage, format=format, shape=shape, expert_panels=panels)
 
 
 def pack(weight: Tensor, *, format: str = "bf16", scale: Tensor | None = None) -> PackedWeight:

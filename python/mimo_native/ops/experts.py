@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import reference
 from ..backends import choose, native, register
-from .gemm import PackedWeight, _evenly_spaced, _require_ndim, _weight
+from .gemm import PackedWeight, evenly_spaced, native_weight, require_weight
 
 __all__ = ["expert_mlp", "swiglu", "swiglu_mlp"]
 
@@ -29,7 +29,7 @@ def swiglu(gate_up: Tensor) -> Tensor:
         return reference.swiglu(gate_up)
     shape = (*gate_up.shape[:-1], gate_up.shape[-1] // 2) if gate_up.ndim else ()
     y = torch.empty(shape, dtype=gate_up.dtype, device=gate_up.device)
-    native(backend).swiglu(_evenly_spaced(gate_up), y)
+    native(backend).swiglu(evenly_spaced(gate_up), y)
     return y
 
 
@@ -44,10 +44,12 @@ def swiglu_mlp(
     backend = choose("swiglu_mlp", x, w_gate_up, w_down)
     if backend == "reference":
         return reference.swiglu_mlp(x, w_gate_up, w_down)
-    _require_ndim("swiglu_mlp", w_gate_up, 2, "[2F, D]", "w_gate_up")
-    _require_ndim("swiglu_mlp", w_down, 2, "[D, F]", "w_down")
+    require_weight("swiglu_mlp", w_gate_up, 2, "[2F, D]", "w_gate_up")
+    require_weight("swiglu_mlp", w_down, 2, "[D, F]", "w_down")
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    native(backend).swiglu_mlp(_evenly_spaced(x), *_weight(w_gate_up), *_weight(w_down), y)
+    native(backend).swiglu_mlp(
+        evenly_spaced(x), *native_weight(w_gate_up), *native_weight(w_down), y
+    )
     return y
 
 
@@ -68,8 +70,10 @@ def expert_mlp(
     backend = choose("expert_mlp", x, w_gate_up, w_down, ids, weights)
     if backend == "reference":
         return reference.expert_mlp(x, w_gate_up, w_down, ids, weights)
-    _require_ndim("expert_mlp", w_gate_up, 3, "[E, 2F, D]", "w_gate_up")
-    _require_ndim("expert_mlp", w_down, 3, "[E, D, F]", "w_down")
+    require_weight("expert_mlp", w_gate_up, 3, "[E, 2F, D]", "w_gate_up")
+    require_weight("expert_mlp", w_down, 3, "[E, D, F]", "w_down")
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    native(backend).expert_mlp(x, *_weight(w_gate_up), *_weight(w_down), ids, weights, y)
+    native(backend).expert_mlp(
+        x, *native_weight(w_gate_up), *native_weight(w_down), ids, weights, y
+    )
     return y
