@@ -1,14 +1,12 @@
-#include <omp.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "experts/plan.h"
-#include "experts/problem.h"
+#include "experts/run.h"
 #include "gemm/arguments.h"
 #include "runtime/module.h"
-#include "runtime/scratch.h"
 #include "runtime/tensor_caster.h"
 
 namespace mn {
@@ -16,20 +14,18 @@ namespace {
 
 namespace py = pybind11;
 
-// Tokens of one pass: an expert's weights are then used for so many rows on average that reading
-// them again costs little, and the scratch stays small beside a model.
-constexpr int64_t kRowsPerExpert = 128;
-constexpr int64_t kLeastTokens = 512;
+// Rows of any float dtype whose last dimension is `width`.
+RowSource float_rows(const Check& check, const Tensor& x, const char* name, int64_t width) {
+  check.dtype(x, name, {DType::f32, DType::bf16});
+  const Format format = x.dtype == DType::bf16 ? Format::bf16 : Format::f32;
+  return rows_argument(check, x, name, {format, 1, 0, width, 0});
+}
 
 void swiglu(const Tensor& gate_up, const Tensor& y) {
   const Check check("swiglu");
   check.ndim_at_least(gate_up, "gate_up", 1, "[.., 2F]");
-  check.on_cpu(gate_up, "gate_up");
-  check.dtype(gate_up, "gate_up", {DType::f32, DType::bf16});
+  const RowSource rows = float_rows(check, gate_up, "gate_up", gate_up.last());
   if (gate_up.last() % 2) check.fail("gate_up", "an even last dimension", gate_up.describe());
-  const bool bf16 = gate_up.dtype == DType::bf16;
-  const RowSource rows = rows_argument(
-      check, gate_up, "gate_up", {bf16 ? Format::bf16 : Format::f32, 1, 0, gate_up.last(), 0});
   const SwigluProblem problem{.rows = gate_up.rows(),
                               .ffn = gate_up.last() / 2,
                               .x_stride = rows.stride,
@@ -37,88 +33,27 @@ void swiglu(const Tensor& gate_up, const Tensor& y) {
                               .y = y.data};
   const ExpertKernels& kernels = expert_kernels_for_isa();
   const py::gil_scoped_release release;
-  (bf16 ? kernels.swiglu_bf16 : kernels.swiglu_f32)(problem);
+  (rows.bf16 ? kernels.swiglu_bf16 : kernels.swiglu_f32)(problem);
 }
 
-struct Layers {
-  Weights gate_up, down;
-};
-
-Layers layers_argument(const Check& check, const Tensor& w_gate_up, const PackedLayout* up_layout,
-                       const Tensor& w_down, const PackedLayout* down_layout, int matrices) {
-  const Layers l{weights_argument(check, w_gate_up, up_layout, matrices, "w_gate_up",
-                                  matrices ? "[E, 2F, D]" : "[2F, D]"),
-                 weights_argument(check, w_down, down_layout, matrices, "w_down",
-                                  matrices ? "[E, D, F]" : "[D, F]")};
-  const PackedLayout &up = l.gate_up.layout, &down = l.down.layout;
-  if (up.outputs % 2)
-    check.fail("w_gate_up", "an even number 2F of rows", std::to_string(up.outputs));
-  if (down.experts != up.experts || down.outputs != up.inputs || down.inputs != up.outputs / 2)
-    check.fail("w_down",
-               "[E, D, F] = [" + std::to_string(up.experts) + ", " + std::to_string(up.inputs) +
-                   ", " + std::to_string(up.outputs / 2) + "]",
-               "[" + std::to_string(down.experts) + ", " + std::to_string(down.outputs) + ", " +
-                   std::to_string(down.inputs) + "]");
-  if (down.format != up.format || l.down.packed != l.gate_up.packed)
-    check.fail("w_down", "the dtype of w_gate_up, and packed if that is", "another",
-               "Convert or pack both alike.");
-  return l;
-}
-
-// One pass: `p` comes with everything but scratch, threads and job sizes.
-void run(ExpertProblem p, const RowPlan& rows) {
-  const PackedLayout &up = p.gate_up.layout, &down = p.down.layout;
-  p.rows = rows.view();
-  p.threads = omp_get_max_threads();
-  const int64_t value_bytes = up.format == Format::bf16 ? 2 : 4;
-  const int64_t ffn_panels = (down.inputs + kPanel - 1) / kPanel;
-  p.ffn_panels_per_job = plan_panels_per_job(ffn_panels, rows, p.threads);
-  p.width_panels_per_job = std::clamp<int64_t>(down.panels() / (8 * p.threads), 1, 4);
-
-  ScratchPlan parts;
-  const int64_t x_at = parts.add(rows.rows * up.steps() * up.depth() * value_bytes);
-  const int64_t h_at = parts.add(rows.rows * down.steps() * down.depth() * value_bytes);
-  const int64_t sums =
-      std::max(rows.most_rows * 4 * kPanel, rows.rows * p.width_panels_per_job * kPanel);
-  const int64_t panels = p.down.packed ? 0 : 4 * std::max(up.panel_bytes(), down.panel_bytes());
-  p.thread_scratch_bytes = (sums * 4 + panels + 127) / 128 * 128;
-  const int64_t threads_at = parts.add(p.thread_scratch_bytes * p.threads);
-  char* base = scratch(parts.total());
-  p.packed_x = base + x_at;
-  p.packed_h = base + h_at;
-  p.thread_scratch = base + threads_at;
-  expert_kernels_for_isa().forward[static_cast<int>(up.format)](p);
-}
-
-bool empty_sum(const Layers& l, const Tensor& y) {
-  if (l.gate_up.layout.inputs != 0 && l.down.layout.inputs != 0) return false;
-  std::memset(y.data, 0, static_cast<size_t>(y.numel() * size_of(y.dtype)));
-  return true;
-}
-
-void swiglu_mlp(const Tensor& x, const Tensor& w_gate_up, const PackedLayout* up_layout,
-                const Tensor& w_down, const PackedLayout* down_layout, const Tensor& y) {
-  const Check check("swiglu_mlp");
-  const Layers l = layers_argument(check, w_gate_up, up_layout, w_down, down_layout, 0);
-  RowSource rows = rows_argument(check, x, "x", l.gate_up.layout);
-  const int64_t tokens = x.rows(), width = l.down.layout.outputs;
-  const int tile_rows = gemm_kernels_for_isa().tile_rows[static_cast<int>(l.gate_up.layout.format)];
+void swiglu_grad(const Tensor& dy, const Tensor& gate_up, const Tensor& d_gate_up) {
+  const Check check("swiglu_grad");
+  check.dtype(dy, "dy", {DType::f32, DType::bf16});
+  check.same_dtype(gate_up, "gate_up", dy, "dy");
+  check.same_dtype(d_gate_up, "d_gate_up", dy, "dy");
+  check.contiguous(dy, "dy");
+  check.contiguous(gate_up, "gate_up");
+  check.contiguous(d_gate_up, "d_gate_up");
+  if (gate_up.numel() != 2 * dy.numel() || d_gate_up.numel() != gate_up.numel())
+    check.fail("gate_up", "twice the width of dy", gate_up.describe());
+  const SwigluGradProblem problem{.rows = dy.rows(),
+                                  .ffn = dy.last(),
+                                  .dy = dy.data,
+                                  .gate_up = gate_up.data,
+                                  .d_gate_up = d_gate_up.data};
+  const ExpertKernels& kernels = expert_kernels_for_isa();
   const py::gil_scoped_release release;
-  if (tokens == 0 || empty_sum(l, y)) return;
-  const int64_t row_bytes = size_of(x.dtype);
-  const int64_t most = 4 * kLeastTokens;
-  for (int64_t first = 0; first < tokens; first += most) {
-    const int64_t count = std::min(most, tokens - first);
-    rows.data = static_cast<const char*>(x.data) + first * rows.stride * row_bytes;
-    run({.tokens = count,
-         .slots = 1,
-         .x = rows,
-         .gate_up = l.gate_up,
-         .down = l.down,
-         .y = static_cast<char*>(y.data) + first * width * row_bytes,
-         .y_bf16 = y.dtype == DType::bf16},
-        plan_rows(&count, 1, tile_rows));
-  }
+  (dy.dtype == DType::bf16 ? kernels.swiglu_grad_bf16 : kernels.swiglu_grad_f32)(problem);
 }
 
 void check_ids(const Check& check, const Tensor& ids, int64_t tokens, int64_t experts) {
@@ -127,6 +62,7 @@ void check_ids(const Check& check, const Tensor& ids, int64_t tokens, int64_t ex
   check.dtype(ids, "ids", {DType::i32});
   check.contiguous(ids, "ids");
   const int64_t pairs = ids.numel();
+  if (pairs > INT32_MAX) check.fail("ids", "fewer than 2^31 pairs", ids.describe());
   for (int64_t i = 0; i < pairs; ++i) {
     const int32_t id = ids.as<int32_t>()[i];
     if (id < 0 || id >= experts)
@@ -134,52 +70,130 @@ void check_ids(const Check& check, const Tensor& ids, int64_t tokens, int64_t ex
                  std::to_string(id) + " at [" + std::to_string(i / ids.shape[1]) + ", " +
                      std::to_string(i % ids.shape[1]) + "]");
   }
-  if (pairs > INT32_MAX) check.fail("ids", "fewer than 2^31 pairs", ids.describe());
 }
 
-void expert_mlp(const Tensor& x, const Tensor& w_gate_up, const PackedLayout* up_layout,
-                const Tensor& w_down, const PackedLayout* down_layout, const Tensor& ids,
-                const Tensor& weights, const Tensor& y) {
-  const Check check("expert_mlp");
-  const Layers l = layers_argument(check, w_gate_up, up_layout, w_down, down_layout, 1);
-  check.shape(x, "x", {kAny, l.gate_up.layout.inputs}, "[T, D]");
-  RowSource rows = rows_argument(check, x, "x", l.gate_up.layout);
-  const int64_t tokens = x.shape[0], experts = l.gate_up.layout.experts;
-  const int64_t width = l.down.layout.outputs;
-  check_ids(check, ids, tokens, experts);
-  const int64_t slots = ids.shape[1];
-  check.shape(weights, "weights", {tokens, slots}, "[T, K]");
-  check.on_cpu(weights, "weights");
-  check.dtype(weights, "weights", {DType::f32});
-  check.contiguous(weights, "weights");
-  const int tile_rows = gemm_kernels_for_isa().tile_rows[static_cast<int>(l.gate_up.layout.format)];
+// The weights of both products; ids and their weights with them, or neither for a dense layer.
+ExpertLayer layer_argument(const Check& check, const Tensor& w_gate_up,
+                           const PackedLayout* gate_up_layout, const Tensor& w_down,
+                           const PackedLayout* down_layout, const std::optional<Tensor>& ids,
+                           const std::optional<Tensor>& weights, int64_t tokens) {
+  const int matrices = ids ? 1 : 0;
+  ExpertLayer layer{.gate_up = weights_argument(check, w_gate_up, gate_up_layout, matrices,
+                                                "w_gate_up", matrices ? "[E, 2F, D]" : "[2F, D]"),
+                    .down = weights_argument(check, w_down, down_layout, matrices, "w_down",
+                                             matrices ? "[E, D, F]" : "[D, F]"),
+                    .routed = ids.has_value(),
+                    .ids = nullptr,
+                    .weights = nullptr,
+                    .slots = 1};
+  const PackedLayout &up = layer.gate_up.layout, &down = layer.down.layout;
+  if (up.outputs % 2)
+    check.fail("w_gate_up", "an even number 2F of rows", std::to_string(up.outputs));
+  if (down.experts != up.experts || down.outputs != up.inputs || down.inputs != up.outputs / 2)
+    check.fail("w_down",
+               "[E, D, F] = [" + std::to_string(up.experts) + ", " + std::to_string(up.inputs) +
+                   ", " + std::to_string(up.outputs / 2) + "]",
+               "[" + std::to_string(down.experts) + ", " + std::to_string(down.outputs) + ", " +
+                   std::to_string(down.inputs) + "]");
+  if (down.format != up.format || layer.down.packed != layer.gate_up.packed)
+    check.fail("w_down", "the dtype of w_gate_up, and packed if that is", "another",
+               "Convert or pack both alike.");
+  if (!ids) return layer;
+
+  check_ids(check, *ids, tokens, up.experts);
+  layer.slots = ids->shape[1];
+  check.shape(*weights, "weights", {tokens, layer.slots}, "[T, K]");
+  check.on_cpu(*weights, "weights");
+  check.dtype(*weights, "weights", {DType::f32});
+  check.contiguous(*weights, "weights");
+  layer.ids = ids->as<int32_t>();
+  layer.weights = weights->as<float>();
+  return layer;
+}
+
+bool has_terms(const ExpertLayer& layer) {
+  return layer.slots > 0 && layer.gate_up.layout.inputs > 0 && layer.down.layout.inputs > 0;
+}
+
+void* data_or_null(const std::optional<Tensor>& t) { return t ? t->data : nullptr; }
+
+void forward(const Check& check, const Tensor& x, const ExpertLayer& layer,
+             const std::optional<Tensor>& saved, const Tensor& y) {
+  const RowSource rows = rows_argument(check, x, "x", layer.gate_up.layout);
+  if (saved) {
+    check.shape(*saved, "saved", {x.rows() * layer.slots, layer.gate_up.layout.outputs},
+                "[T * K, 2F]");
+    check.contiguous(*saved, "saved");
+  }
   const py::gil_scoped_release release;
-  if (tokens == 0 || width == 0) return;
-  if (slots == 0) {
+  if (has_terms(layer))
+    run_experts(layer, rows, x.rows(), data_or_null(saved), y.data, y.dtype == DType::bf16);
+  else
     std::memset(y.data, 0, static_cast<size_t>(y.numel() * size_of(y.dtype)));
+}
+
+void swiglu_mlp(const Tensor& x, const Tensor& w_gate_up, const PackedLayout* gate_up_layout,
+                const Tensor& w_down, const PackedLayout* down_layout,
+                const std::optional<Tensor>& saved, const Tensor& y) {
+  const Check check("swiglu_mlp");
+  forward(check, x,
+          layer_argument(check, w_gate_up, gate_up_layout, w_down, down_layout, std::nullopt,
+                         std::nullopt, 0),
+          saved, y);
+}
+
+void expert_mlp(const Tensor& x, const Tensor& w_gate_up, const PackedLayout* gate_up_layout,
+                const Tensor& w_down, const PackedLayout* down_layout, const Tensor& ids,
+                const Tensor& weights, const std::optional<Tensor>& saved, const Tensor& y) {
+  const Check check("expert_mlp");
+  check.shape(x, "x", {kAny, kAny}, "[T, D]");
+  forward(check, x,
+          layer_argument(check, w_gate_up, gate_up_layout, w_down, down_layout, ids, weights,
+                         x.shape[0]),
+          saved, y);
+}
+
+// Gradients of expert_mlp, or with `ids` None of swiglu_mlp. `d_gate_up` and `scaled_h` are working
+// memory; a gradient that is None is not computed.
+void expert_mlp_backward(const Tensor& dy, const Tensor& x, const Tensor& w_gate_up,
+                         const Tensor& w_down, const std::optional<Tensor>& ids,
+                         const std::optional<Tensor>& weights, const Tensor& saved,
+                         const Tensor& d_gate_up, const Tensor& scaled_h,
+                         const std::optional<Tensor>& dx, const std::optional<Tensor>& dweights,
+                         const std::optional<Tensor>& dw_gate_up,
+                         const std::optional<Tensor>& dw_down) {
+  const Check check("expert_mlp_backward");
+  check.shape(x, "x", {kAny, kAny}, "[T, D]");
+  check.shape(dy, "dy", {x.shape[0], x.shape[1]}, "[T, D]");
+  const int64_t tokens = x.shape[0];
+  const ExpertLayer layer =
+      layer_argument(check, w_gate_up, nullptr, w_down, nullptr, ids, weights, tokens);
+  check.same_dtype(dy, "dy", w_gate_up, "w_gate_up");
+  check.same_dtype(x, "x", w_gate_up, "w_gate_up");
+  const RowSource dy_rows = rows_argument(check, dy, "dy", layer.gate_up.layout);
+  const RowSource x_rows = rows_argument(check, x, "x", layer.gate_up.layout);
+  const int64_t rows = tokens * layer.slots, ffn = layer.down.layout.inputs;
+  for (const auto& [tensor, name, columns] :
+       {std::tuple{&saved, "saved", 2 * ffn}, std::tuple{&d_gate_up, "d_gate_up", 2 * ffn},
+        std::tuple{&scaled_h, "scaled_h", ffn}}) {
+    check.shape(*tensor, name, {rows, columns}, "[T * K, columns]");
+    check.same_dtype(*tensor, name, w_gate_up, "w_gate_up");
+    check.contiguous(*tensor, name);
+  }
+  const py::gil_scoped_release release;
+  if (!has_terms(layer)) {
+    for (const std::optional<Tensor>& grad : {dx, dweights, dw_gate_up, dw_down})
+      if (grad)
+        std::memset(grad->data, 0, static_cast<size_t>(grad->numel() * size_of(grad->dtype)));
     return;
   }
-  if (empty_sum(l, y)) return;
-
-  const int64_t row_bytes = size_of(x.dtype);
-  const int64_t most = std::max(kLeastTokens, kRowsPerExpert * experts / slots);
-  for (int64_t first = 0; first < tokens; first += most) {
-    const int64_t count = std::min(most, tokens - first);
-    const ExpertPlan plan =
-        plan_experts(ids.as<int32_t>() + first * slots, count, slots, experts, tile_rows);
-    rows.data = static_cast<const char*>(x.data) + first * rows.stride * row_bytes;
-    rows.index = plan.token.data();
-    run({.tokens = count,
-         .slots = slots,
-         .x = rows,
-         .gate_up = l.gate_up,
-         .down = l.down,
-         .position = plan.position.data(),
-         .weights = weights.as<float>() + first * slots,
-         .y = static_cast<char*>(y.data) + first * width * row_bytes,
-         .y_bf16 = y.dtype == DType::bf16},
-        plan.rows);
-  }
+  run_experts_backward(layer, dy_rows, x_rows, tokens, saved.data,
+                       {.dx = data_or_null(dx),
+                        .dweights = static_cast<float*>(data_or_null(dweights)),
+                        .dw_gate_up = data_or_null(dw_gate_up),
+                        .dw_down = data_or_null(dw_down),
+                        .d_gate_up = d_gate_up.data,
+                        .scaled_h = scaled_h.data});
 }
 
 // For tests and for reading: (sizes, token, position, description).
@@ -197,12 +211,18 @@ auto expert_plan(const Tensor& ids, int64_t experts) {
 
 void bind_experts(py::module_& m) {
   m.def("swiglu", &swiglu, py::arg("gate_up"), py::arg("y"));
+  m.def("swiglu_grad", &swiglu_grad, py::arg("dy"), py::arg("gate_up"), py::arg("d_gate_up"));
   m.def("swiglu_mlp", &swiglu_mlp, py::arg("x"), py::arg("w_gate_up"),
         py::arg("gate_up_layout").none(true), py::arg("w_down"), py::arg("down_layout").none(true),
-        py::arg("y"));
+        py::arg("saved").none(true), py::arg("y"));
   m.def("expert_mlp", &expert_mlp, py::arg("x"), py::arg("w_gate_up"),
         py::arg("gate_up_layout").none(true), py::arg("w_down"), py::arg("down_layout").none(true),
-        py::arg("ids"), py::arg("weights"), py::arg("y"));
+        py::arg("ids"), py::arg("weights"), py::arg("saved").none(true), py::arg("y"));
+  m.def("expert_mlp_backward", &expert_mlp_backward, py::arg("dy"), py::arg("x"),
+        py::arg("w_gate_up"), py::arg("w_down"), py::arg("ids").none(true),
+        py::arg("weights").none(true), py::arg("saved"), py::arg("d_gate_up"), py::arg("scaled_h"),
+        py::arg("dx").none(true), py::arg("dweights").none(true), py::arg("dw_gate_up").none(true),
+        py::arg("dw_down").none(true));
   m.def("expert_plan", &expert_plan, py::arg("ids"), py::arg("experts"),
         "(rows per expert, token of each sorted row, sorted row of each pair, description).");
 }

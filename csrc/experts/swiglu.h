@@ -9,6 +9,17 @@ namespace {
 
 MN_INLINE f32x16 swiglu(f32x16 gate, f32x16 up) { return silu(gate) * up; }
 
+struct SwigluGrad {
+  f32x16 gate, up, h;  // h is the activation itself
+};
+
+// silu' = sigmoid (1 + gate (1 - sigmoid)).
+MN_INLINE SwigluGrad swiglu_grad(f32x16 gate, f32x16 up, f32x16 dh) {
+  const f32x16 one = f32x16::set1(1.f), s = sigmoid(gate);
+  const f32x16 activated = gate * s;
+  return {dh * up * s * fma(gate, one - s, one), dh * activated, activated * up};
+}
+
 // Words of 16 steps of one row: activations [column, column + 16 * depth), zero from `ffn` on.
 template <class F>
 MN_INLINE u32x16 activation_words(const float* gate, const float* up, int64_t left) {

@@ -1,7 +1,5 @@
 #include "gemm/arguments.h"
 
-#include <utility>
-
 namespace mn {
 namespace {
 
@@ -50,15 +48,6 @@ Weights weights_argument(const Check& check, const Tensor& w, const PackedLayout
                            .inputs = w.shape[matrices + 1],
                            .expert_panels = (w.shape[matrices] + kPanel - 1) / kPanel};
   return {plain, w.data, false, false, matrices ? w.stride[0] : 0, w.stride[matrices]};
-}
-
-Weights transposed(const Check& check, const Weights& w, const char* name) {
-  if (w.packed) check.fail(name, "a plain weight", "a packed one", "Unpack it.");
-  Weights t = w;
-  t.transposed = true;
-  std::swap(t.layout.outputs, t.layout.inputs);
-  t.layout.expert_panels = t.layout.panels();
-  return t;
 }
 
 std::vector<int64_t> group_sizes_argument(const Check& check, const Tensor& sizes, int64_t groups,

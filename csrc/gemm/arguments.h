@@ -12,9 +12,6 @@ namespace mn {
 RowSource rows_argument(const Check& check, const Tensor& x, const char* name,
                         const PackedLayout& weights);
 
-// The same matrix for the product with its transpose. Packed weights have none.
-Weights transposed(const Check& check, const Weights& w, const char* name);
-
 // A packed weight (`layout` describes the bytes of `w`) or a plain tensor of `matrices` leading
 // dimensions, 0 or 1, and [N, K].
 Weights weights_argument(const Check& check, const Tensor& w, const PackedLayout* layout,

@@ -90,8 +90,8 @@ void input_grad(const Tensor& dy, const Tensor& w, const std::optional<Tensor>& 
                 const Tensor& dx) {
   const Check check("input_grad");
   const int matrices = group_sizes ? 1 : 0;
-  const Weights weights = transposed(
-      check, weights_argument(check, w, nullptr, matrices, "w", "[G, N, K] or [N, K]"), "w");
+  const Weights weights =
+      transposed(weights_argument(check, w, nullptr, matrices, "w", "[G, N, K] or [N, K]"));
   const RowSource rows = rows_argument(check, dy, "dy", weights.layout);
   check_result(check, dx);
   std::vector<int64_t> sizes{row_count(dy)};

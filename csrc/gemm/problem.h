@@ -40,6 +40,16 @@ struct Weights {
   int64_t expert_stride, row_stride;  // elements, of a plain matrix
 };
 
+// A plain matrix for the product with its transpose.
+inline Weights transposed(const Weights& w) {
+  Weights t = w;
+  t.transposed = true;
+  t.layout.outputs = w.layout.inputs;
+  t.layout.inputs = w.layout.outputs;
+  t.layout.expert_panels = t.layout.panels();
+  return t;
+}
+
 struct GemmProblem {
   RowSource x;
   Rows rows;

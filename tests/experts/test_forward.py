@@ -141,7 +141,7 @@ def test_the_plan_is_a_stable_permutation() -> None:
 
 
 BAD = {
-    "x": [(torch.ones(2, 3), "any, 4"), (torch.ones(2, 1, 4), r"\[T, D\]"),
+    "x": [(torch.ones(2, 3), "K = 4"), (torch.ones(2, 1, 4), r"\[T, D\]"),
           (torch.ones(2, 4).to(torch.bfloat16).double(), "float64"),
           (torch.ones(4, 2).T, "stride 1")],
     "w_gate_up": [(torch.ones(3, 5, 4), "even"), (torch.ones(6, 4), r"\[E, 2F, D\]"),
