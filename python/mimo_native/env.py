@@ -6,10 +6,14 @@ from pathlib import Path
 
 from .errors import UnsupportedError
 
-__all__ = ["OPENMP_VARIABLES", "VARIABLES", "cache_dir", "isa", "world_size"]
+__all__ = ["OPENMP_VARIABLES", "VARIABLES", "cache_dir", "isa", "nvcc", "world_size"]
 
 VARIABLES = {
+    "CUDACXX": "the nvcc that makes PTX for the interpreter",
+    "CUDA_HOME": "a CUDA toolkit with that nvcc in bin/; CUDA_PATH means the same",
+    "CUDA_PATH": "see CUDA_HOME",
     "MIMO_NATIVE_ISA": "instruction-set level of the CPU kernels instead of this CPU's best",
+    "PTXSIM_LEVEL": "portable or avx512: the PTX interpreter's lane handlers",
     "WORLD_SIZE": "processes of a training run, as torchrun sets it (default 1)",
     "XDG_CACHE_HOME": "where downloaded models go, under mimo_native/ (default ~/.cache)",
 }
@@ -34,6 +38,13 @@ def cache_dir() -> Path:
     """``$XDG_CACHE_HOME/mimo_native``; ``~/.cache/mimo_native`` where that is unset or relative."""
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (base if base.is_absolute() else Path.home() / ".cache") / "mimo_native"
+
+
+def nvcc() -> list[str]:
+    """Compilers that ``CUDACXX``, ``CUDA_HOME`` and ``CUDA_PATH`` name, in this order."""
+    roots = (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"))
+    named = [os.environ.get("CUDACXX"), *(f"{root}/bin/nvcc" for root in roots if root)]
+    return [path for path in named if path]
 
 
 def world_size() -> int:

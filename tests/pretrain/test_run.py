@@ -109,7 +109,11 @@ def test_resume_is_bitwise(tmp_path: Path, dtype: str, monkeypatch: pytest.Monke
 
 def start(path: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "mimo_native.cli.main", "pretrain", str(path), "--json"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # One thread, as here: torch's sums, the gradient norm's say, depend on their number.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
 
 
 def wait_for_step(output: str, step: int) -> None:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from ... import env
 from .module import Module
 
 __all__ = ["compile", "compile_to_ptx", "find_nvcc"]
@@ -15,10 +16,7 @@ __all__ = ["compile", "compile_to_ptx", "find_nvcc"]
 
 def find_nvcc() -> str | None:
     """$CUDACXX, $CUDA_HOME, the PATH, /usr/local/cuda, PyPI's toolkit; None: not found."""
-    candidates = [os.environ.get("CUDACXX")]
-    for root in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")):
-        candidates.append(f"{root}/bin/nvcc" if root else None)
-    candidates += [shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc"]
+    candidates = [*env.nvcc(), shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc"]
     for folder in sys.path:
         candidates += [str(path) for path in sorted(Path(folder).glob("nvidia/cu1*/bin/nvcc"))]
     return next((path for path in candidates if path and os.access(path, os.X_OK)), None)
