@@ -94,7 +94,7 @@ void attach(const Committed& c, const AttentionProblem& p, int64_t b, AttentionS
 }
 
 // The tail takes over the committed keys of its first group.
-void inherit(const Committed& c, const AttentionProblem& p, const KvSource& kv, PackTask& task) {
+void inherit(const Committed& c, const AttentionProblem& p, const KvSource& kv, KvPackTask& task) {
   if (task.first_position % kGroupKeys == 0) return;
   const int64_t size = size_of(c.keys.dtype);
   const int64_t block = task.first_position / kBlockKeys, group = kv.tail_group % kBlockGroups;
@@ -202,7 +202,7 @@ void attention_cached(const Tensor& q, const Tensor& k_new, const Tensor& v_new,
       s.tail_of = tree.tail_of.data();
       packs = static_cast<int64_t>(tree.paths.size());
       for (const std::vector<int64_t>& path : tree.paths) {
-        PackTask& task = call.add_task(b, first, static_cast<int64_t>(path.size()), length);
+        KvPackTask& task = call.add_task(b, first, static_cast<int64_t>(path.size()), length);
         task.index = path.data();
         inherit(c, call.problem, s.kv, task);
       }

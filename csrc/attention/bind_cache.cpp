@@ -98,16 +98,16 @@ void check_layer(const Check& check, const Layer& layer, DType dtype, int64_t ro
 }
 
 // Where the tokens of every row go in one layer. A ring takes only those it will still hold.
-std::vector<PackTask> layer_tasks(const Layer& layer, const Accepted& accepted,
-                                  const int64_t* lengths) {
+std::vector<KvPackTask> layer_tasks(const Layer& layer, const Accepted& accepted,
+                                    const int64_t* lengths) {
   const auto& [keys, values, dim_qk, dim_v, held_from, k, v] = layer;
   const int64_t blocks = keys.shape[2], heads = keys.shape[1], size = size_of(keys.dtype);
-  std::vector<PackTask> tasks;
+  std::vector<KvPackTask> tasks;
   for (size_t b = 0; b + 1 < accepted.edges.size(); ++b) {
     const int64_t count = accepted.edges[b + 1] - accepted.edges[b];
     const int64_t skip = held_from ? std::max<int64_t>(count - blocks * kBlockKeys, 0) : 0;
     if (count == 0) continue;
-    PackTask task{};
+    KvPackTask task{};
     task.k = k.data;
     task.v = v.data;
     task.index = accepted.tokens.data() + accepted.edges[b] + skip;
@@ -123,9 +123,9 @@ std::vector<PackTask> layer_tasks(const Layer& layer, const Accepted& accepted,
   return tasks;
 }
 
-PackProblem layer_problem(const Layer& layer, const std::vector<PackTask>& tasks) {
+KvPackProblem layer_problem(const Layer& layer, const std::vector<KvPackTask>& tasks) {
   const auto& [keys, values, dim_qk, dim_v, held_from, k, v] = layer;
-  PackProblem p{};
+  KvPackProblem p{};
   p.layout = kv_layout(k.shape[2], v.shape[2], k.dtype == DType::bf16);
   p.kv_heads = k.shape[1];
   p.k_token_stride = k.stride[0];
@@ -134,7 +134,7 @@ PackProblem layer_problem(const Layer& layer, const std::vector<PackTask>& tasks
   p.v_head_stride = v.stride[1];
   p.tasks = tasks.data();
   p.task_count = static_cast<int64_t>(tasks.size());
-  for (const PackTask& task : tasks)
+  for (const KvPackTask& task : tasks)
     p.max_blocks =
         std::max(p.max_blocks, blocks_for(task.first_position % kBlockKeys + task.tokens));
   return p;
@@ -171,8 +171,8 @@ void cache_commit(const std::vector<Layer>& layers, const Tensor& lengths, const
                  "Make the cache with a larger max_tokens, or truncate the row.");
   }
 
-  std::vector<std::vector<PackTask>> tasks;
-  std::vector<PackProblem> problems;
+  std::vector<std::vector<KvPackTask>> tasks;
+  std::vector<KvPackProblem> problems;
   for (const Layer& layer : layers) {
     tasks.push_back(layer_tasks(layer, accepted, length));
     problems.push_back(layer_problem(layer, tasks.back()));

@@ -142,9 +142,9 @@ AttentionSequence& AttentionCall::add_sequence(int64_t row, int64_t token, int64
   return sequences_.back();
 }
 
-PackTask& AttentionCall::add_task(int64_t row, int64_t token, int64_t tokens,
-                                  int64_t first_position) {
-  PackTask task{};
+KvPackTask& AttentionCall::add_task(int64_t row, int64_t token, int64_t tokens,
+                                    int64_t first_position) {
+  KvPackTask task{};
   task.k = element(tensors_.k, offset(tensors_.k, row, token));
   task.v = element(tensors_.v, offset(tensors_.v, row, token));
   task.tokens = tokens;
@@ -197,7 +197,7 @@ void AttentionCall::run() {
   p.partial = reinterpret_cast<float*>(memory + partial_at);
   p.scratch = memory + threads_at;
 
-  PackProblem pack{};
+  KvPackProblem pack{};
   for (size_t i = 0; i < tasks_.size(); ++i) {
     tasks_[i].keys = keys + task_block_[i] * key_bytes;
     tasks_[i].values = values + task_block_[i] * value_bytes;

@@ -45,7 +45,7 @@ class AttentionCall {
                                   int64_t first_position, int64_t keys);
   // Keys and values of the tokens [token, token + tokens) of a row; with an index, of these tokens
   // counted from `token` on. They are packed into blocks of a buffer made by run().
-  PackTask& add_task(int64_t row, int64_t token, int64_t tokens, int64_t first_position);
+  KvPackTask& add_task(int64_t row, int64_t token, int64_t tokens, int64_t first_position);
 
   // Blocks of the buffer for the last sequence's `packs` last tasks, each kv_heads * blocks. They
   // become the sequence's keys or, if it has a tail group, its tails.
@@ -60,7 +60,7 @@ class AttentionCall {
   AttentionTensors tensors_;
   std::vector<float> sink_;
   std::vector<AttentionSequence> sequences_;
-  std::vector<PackTask> tasks_;
+  std::vector<KvPackTask> tasks_;
   std::vector<int64_t> sequence_block_, task_block_;
   int64_t buffer_blocks_ = 0;
 };

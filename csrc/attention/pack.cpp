@@ -2,6 +2,7 @@
 #include "attention/pack.h"
 
 #include "runtime/parallel.h"
+#include "simd/transpose.h"
 
 namespace mn::MN_ISA {
 namespace {
@@ -15,21 +16,26 @@ struct GroupRows {
   int first, end;
 };
 
-// dst [dims][16 lanes], or in bf16 [pairs][16 lanes][2].
-void pack_keys(const GroupRows<float>& rows, const KvLayout& layout, float* dst) {
-  for (int lane = rows.first; lane < rows.end; ++lane)
-    for (int64_t d = 0; d < layout.dim_qk; ++d) dst[d * 16 + lane] = rows.row[lane][d];
-}
-
-void pack_keys(const GroupRows<bf16>& rows, const KvLayout& layout, bf16* dst) {
-  const int64_t pairs = layout.dim_qk / 2;
+// dst [words][16 lanes]; a word is a float or, in bf16, a pair. An odd last bf16 gets a zero.
+template <class T>
+void pack_keys(const GroupRows<T>& rows, const KvLayout& layout, T* dst) {
+  constexpr int64_t kPerWord = 4 / sizeof(T);
+  const int64_t words = layout.dim_qk / kPerWord;
+  const bool full = rows.first == 0 && rows.end == 16;
+  int64_t w = 0;
+  for (; full && w + 16 <= words; w += 16) {
+    u32x16 x[16];
+    for (int i = 0; i < 16; ++i) x[i] = u32x16::load_n(rows.row[i] + w * kPerWord, 16);
+    transpose(x);
+    for (int i = 0; i < 16; ++i) x[i].store_n(dst + (w + i) * 16 * kPerWord, 16);
+  }
   for (int lane = rows.first; lane < rows.end; ++lane) {
-    const bf16* src = rows.row[lane];
-    bf16* d = dst + 2 * lane;
-    for (int64_t p = 0; p < pairs; ++p) std::memcpy(d + p * 32, src + 2 * p, 4);
-    if (layout.dim_qk % 2) {
-      d[pairs * 32] = src[2 * pairs];
-      d[pairs * 32 + 1] = 0;
+    const T* src = rows.row[lane];
+    T* d = dst + lane * kPerWord;
+    for (int64_t i = w; i < words; ++i) std::memcpy(d + i * 16 * kPerWord, src + i * kPerWord, 4);
+    if (words * kPerWord < layout.dim_qk) {
+      d[words * 16 * kPerWord] = src[layout.dim_qk - 1];
+      d[words * 16 * kPerWord + 1] = 0;
     }
   }
 }
@@ -46,6 +52,13 @@ void pack_values(const GroupRows<float>& rows, const KvLayout& layout, float* ds
 
 // dst [Dv/16 panels, 32 pairs apart][8 pairs][16 dims][2 keys].
 void pack_values(const GroupRows<bf16>& rows, const KvLayout& layout, bf16* dst) {
+  if (rows.first == 0 && rows.end == 16 && layout.dim_v == layout.padded_v) {
+    for (int key = 0; key < 16; key += 2)
+      for (int64_t i = 0; i < layout.dim_v; i += 16)
+        interleave(rows.row[key] + i, rows.row[key + 1] + i,
+                   dst + i / 16 * layout.value_panel + key * 16);
+    return;
+  }
   for (int key = rows.first; key < rows.end; ++key) {
     const bf16* src = rows.row[key];
     for (int64_t i = 0; i < layout.padded_v; ++i)
@@ -79,7 +92,7 @@ void copy_group(const KvLayout& layout, const T* keys, const T* values, T* to_ke
 }
 
 template <class T>
-void pack_block(const PackProblem& p, const PackTask& task, int64_t head, int64_t block) {
+void pack_block(const KvPackProblem& p, const KvPackTask& task, int64_t head, int64_t block) {
   const KvLayout& layout = p.layout;
   const T* k = static_cast<const T*>(task.k) + head * p.k_head_stride;
   const T* v = static_cast<const T*>(task.v) + head * p.v_head_stride;
@@ -121,22 +134,22 @@ void pack_block(const PackProblem& p, const PackTask& task, int64_t head, int64_
 }
 
 template <class T>
-void pack(const PackProblem* problems, int64_t count) {
+void pack(const KvPackProblem* problems, int64_t count) {
   // A block of a task of a problem is a job; shorter tasks and problems leave theirs empty.
   int64_t per_problem = 0, work = 0;
   for (int64_t n = 0; n < count; ++n) {
-    const PackProblem& p = problems[n];
+    const KvPackProblem& p = problems[n];
     const int64_t jobs = p.task_count * p.kv_heads * p.max_blocks;
     if (jobs > per_problem) per_problem = jobs;
     for (int64_t t = 0; t < p.task_count; ++t)
       work += p.tasks[t].tokens * p.kv_heads * (p.layout.dim_qk + p.layout.dim_v);
   }
   parallel_for(per_problem * count, work, kGrain, [&](int64_t job) {
-    const PackProblem& p = problems[job / per_problem];
+    const KvPackProblem& p = problems[job / per_problem];
     const int64_t n = job % per_problem, block = n % p.max_blocks;
     const int64_t head = n / p.max_blocks % p.kv_heads, t = n / p.max_blocks / p.kv_heads;
     if (t >= p.task_count) return;
-    const PackTask& task = p.tasks[t];
+    const KvPackTask& task = p.tasks[t];
     const int64_t absolute = task.first_position / kBlockKeys + block;
     if (absolute * kBlockKeys < task.first_position + task.tokens)
       pack_block<T>(p, task, head, absolute);
@@ -145,13 +158,13 @@ void pack(const PackProblem* problems, int64_t count) {
 
 }  // namespace
 
-void pack_block_f32(const PackProblem& p, const PackTask& task, int64_t head, int64_t block) {
+void pack_block_f32(const KvPackProblem& p, const KvPackTask& task, int64_t head, int64_t block) {
   pack_block<float>(p, task, head, block);
 }
-void pack_block_bf16(const PackProblem& p, const PackTask& task, int64_t head, int64_t block) {
+void pack_block_bf16(const KvPackProblem& p, const KvPackTask& task, int64_t head, int64_t block) {
   pack_block<bf16>(p, task, head, block);
 }
-void pack_f32(const PackProblem* p, int64_t count) { pack<float>(p, count); }
-void pack_bf16(const PackProblem* p, int64_t count) { pack<bf16>(p, count); }
+void pack_f32(const KvPackProblem* p, int64_t count) { pack<float>(p, count); }
+void pack_bf16(const KvPackProblem* p, int64_t count) { pack<bf16>(p, count); }
 
 }  // namespace mn::MN_ISA

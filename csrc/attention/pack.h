@@ -7,9 +7,9 @@
 namespace mn::MN_ISA {
 
 // Packs what block `block` (absolute) holds of a task, for one kv head.
-void pack_block_f32(const PackProblem&, const PackTask&, int64_t kv_head, int64_t block);
-void pack_block_bf16(const PackProblem&, const PackTask&, int64_t kv_head, int64_t block);
-void pack_f32(const PackProblem*, int64_t count);
-void pack_bf16(const PackProblem*, int64_t count);
+void pack_block_f32(const KvPackProblem&, const KvPackTask&, int64_t kv_head, int64_t block);
+void pack_block_bf16(const KvPackProblem&, const KvPackTask&, int64_t kv_head, int64_t block);
+void pack_f32(const KvPackProblem*, int64_t count);
+void pack_bf16(const KvPackProblem*, int64_t count);
 
 }  // namespace mn::MN_ISA

@@ -51,7 +51,7 @@ struct AttentionSequence {
 };
 
 // Tokens [0, tokens) of k and v go to positions [first_position, first_position + tokens).
-struct PackTask {
+struct KvPackTask {
   const void* k;
   const void* v;
   const int64_t* index;  // token i is row index[i] of k and v; null: row i
@@ -69,11 +69,11 @@ struct PackTask {
   int64_t committed_head_blocks;
 };
 
-struct PackProblem {
+struct KvPackProblem {
   KvLayout layout;
   int64_t kv_heads;
   int64_t k_token_stride, k_head_stride, v_token_stride, v_head_stride;
-  const PackTask* tasks;
+  const KvPackTask* tasks;
   int64_t task_count;
   int64_t max_blocks;  // of any task
 };
@@ -101,11 +101,11 @@ struct AttentionProblem {
   int64_t job_count;
   const AttentionJob* merges;
   int64_t merge_count;
-  int64_t tile_rows;        // most rows of a job
-  float* partial;           // [rows][padded_v + 16]: O, then m and l
-  const PackProblem* pack;  // run first; null when everything is packed already
-  bool pack_in_job;         // instead, by the jobs: one per sequence and kv head
-  char* scratch;            // [threads][scratch_bytes]
+  int64_t tile_rows;          // most rows of a job
+  float* partial;             // [rows][padded_v + 16]: O, then m and l
+  const KvPackProblem* pack;  // run first; null when everything is packed already
+  bool pack_in_job;           // instead, by the jobs: one per sequence and kv head
+  char* scratch;              // [threads][scratch_bytes]
   int64_t scratch_bytes;
 };
 
@@ -113,8 +113,8 @@ struct AttentionKernels {
   void (*attend_f32)(const AttentionProblem&);
   void (*attend_bf16)(const AttentionProblem&);
   // Of several layers at once; their tasks write different groups or different lanes.
-  void (*pack_f32)(const PackProblem*, int64_t count);
-  void (*pack_bf16)(const PackProblem*, int64_t count);
+  void (*pack_f32)(const KvPackProblem*, int64_t count);
+  void (*pack_bf16)(const KvPackProblem*, int64_t count);
   // What a thread needs of AttentionProblem::scratch.
   int64_t (*scratch_bytes_f32)(const KvLayout&, int64_t tile_rows);
   int64_t (*scratch_bytes_bf16)(const KvLayout&, int64_t tile_rows);

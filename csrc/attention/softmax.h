@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention/tile.h"
+#include "simd/rows.h"
 
 namespace mn::MN_ISA {
 namespace {
@@ -23,12 +24,6 @@ MN_INLINE f32x16 exp2_weight(f32x16 x) {
   return select(less_mask(x, f32x16::set1(-126.f)), f32x16::zero(), scale_by_power(p, n));
 }
 
-MN_INLINE float exp2_weight(float x) {
-  float lanes[16];
-  exp2_weight(f32x16::set1(x)).store(lanes);
-  return lanes[0];
-}
-
 // The keys [lo, hi) that a row sees.
 struct RowRange {
   int64_t lo, hi;
@@ -42,95 +37,128 @@ MN_INLINE uint32_t visible_lanes(const RowRange& range, int64_t position) {
   return up_to & ~below;
 }
 
-struct SoftmaxState {
-  float m[kTileRows];      // maximum so far, log2 units
-  float l[kTileRows][16];  // sums of weights by lane
+// A run of keys that goes on, of up to kTileRows rows; lane r of m is row r.
+struct Run {
+  float m[16];             // maximum so far, log2 units
+  float l[kTileRows][16];  // sums of weights by key lane
 };
 
-// Turns the scores of `block` (its groups of this pass, the first at `position`) into weights, and
-// brings m and l up to date. `masked`: some row does not see all of these keys.
+MN_INLINE void start(Run& run) {
+  f32x16::set1(kNoScore).store(run.m);
+  std::memset(run.l, 0, sizeof run.l);
+}
+
+// Scores of keys that a row does not see become -inf.
+MN_INLINE void mask_scores(int rows, float* scores, int64_t score_stride, int groups,
+                           int64_t position, const RowRange* ranges) {
+  uint32_t seen[kBlockGroups];
+  for (int r = 0; r < rows; ++r) {
+    // The heads of one token see the same keys.
+    if (r == 0 || ranges[r].lo != ranges[r - 1].lo || ranges[r].hi != ranges[r - 1].hi)
+      for (int g = 0; g < groups; ++g)
+        seen[g] = visible_lanes(ranges[r], position + g * kGroupKeys);
+    float* s = scores + r * score_stride;
+    for (int g = 0; g < groups; ++g)
+      if (seen[g] != 0xffffu)
+        select(seen[g], f32x16::load(s + 16 * g), f32x16::set1(-__builtin_inff()))
+            .store(s + 16 * g);
+  }
+}
+
+// Turns the scores of `block`, whose first key stands at `position`, into weights, and brings the
+// run up to date. `masked`: some row does not see all of these keys.
 template <class T>
 void softmax_block(int rows, float* scores, int64_t score_stride, float scale, int64_t position,
-                   bool masked, const RowRange* ranges, SoftmaxState& state, ValueBlock& block,
-                   T* weights, int64_t weight_stride) {
+                   bool masked, const RowRange* ranges, Run& run, ValueBlock& block, T* weights,
+                   int64_t weight_stride) {
   const int groups = block.groups;
   scores += block.first * kGroupKeys;
   weights += block.first * kGroupKeys;
-  float change[16] = {};
-  block.rescale = false;
-  for (int r = 0; r < rows; ++r) {
-    float* s = scores + r * score_stride;
-    if (masked)
-      for (int g = 0; g < groups; ++g) {
-        const uint32_t seen = visible_lanes(ranges[r], position + g * kGroupKeys);
-        if (seen != 0xffffu)
-          select(seen, f32x16::load(s + 16 * g), f32x16::set1(-__builtin_inff())).store(s + 16 * g);
-      }
-    f32x16 top = f32x16::load(s);
-    for (int g = 1; g < groups; ++g) top = max(f32x16::load(s + 16 * g), top);
-    const float m = state.m[r], highest = reduce_max(top) * scale;
-    const float next = highest > m ? highest : m;
-    change[r] = m - next;
-    block.rescale |= next != m;
-    state.m[r] = next;
-  }
-  float factors[16];
-  exp2_weight(f32x16::load(change)).store(factors);
+  if (masked) mask_scores(rows, scores, score_stride, groups, position, ranges);
+
   const f32x16 scales = f32x16::set1(scale);
+  f32x16 top[8];
+  for (int r = 0; r < 8; ++r) top[r] = f32x16::set1(kNoScore);
+  for (int r = 0; r < rows; ++r) {
+    const float* s = scores + r * score_stride;
+    top[r] = f32x16::load(s);
+    for (int g = 1; g < groups; ++g) top[r] = max(f32x16::load(s + 16 * g), top[r]);
+  }
+  const f32x16 m = f32x16::load(run.m), next = max(reduce_max_rows(top) * scales, m);
+  next.store(run.m);
+  block.rescale = less_mask(m, next) != 0;
+  exp2_weight(m - next).store(block.factor);
+
+  float minus_m[16];
+  (f32x16::zero() - next).store(minus_m);
   for (int r = 0; r < rows; ++r) {
     const float* s = scores + r * score_stride;
     T* w = weights + r * weight_stride;
-    const f32x16 minus_m = f32x16::set1(-state.m[r]);
-    f32x16 sum = f32x16::load(state.l[r]) * f32x16::set1(factors[r]);
+    const f32x16 shift = f32x16::set1(minus_m[r]);
+    f32x16 sum = f32x16::load(run.l[r]) * f32x16::set1(block.factor[r]);
     for (int g = 0; g < groups; ++g) {
-      const f32x16 p = exp2_weight(fma(f32x16::load(s + 16 * g), scales, minus_m));
+      const f32x16 p = exp2_weight(fma(f32x16::load(s + 16 * g), scales, shift));
       sum = sum + p;
       p.store(w + 16 * g);
     }
-    sum.store(state.l[r]);
-    block.factor[r] = factors[r];
+    sum.store(run.l[r]);
   }
 }
 
-// A finished run of keys of one row: maximum, sum and weighted values.
-struct RowTotal {
-  float m, l;
+// Finished runs of up to kTileRows rows; lane r is row r. Their weighted values lie elsewhere.
+struct Total {
+  float m[16], l[16];
 };
 
-// total, o += part, part_o. Merging into no run at all copies; merging an empty run changes
-// nothing.
-MN_INLINE void merge_run(RowTotal& total, float* o, const RowTotal& part, const float* part_o,
-                         int64_t dims) {
-  const float m = part.m > total.m ? part.m : total.m;
-  const float a = exp2_weight(total.m - m), b = exp2_weight(part.m - m);
-  const f32x16 keep = f32x16::set1(a), take = f32x16::set1(b);
-  for (int64_t i = 0; i < dims; i += 16)
-    (f32x16::load(o + i) * keep + f32x16::load(part_o + i) * take).store(o + i);
-  total.l = total.l * a + part.l * b;
-  total.m = m;
+MN_INLINE Total finish(const Run& run, int rows) {
+  f32x16 l[8];
+  for (int r = 0; r < 8; ++r) l[r] = f32x16::zero();
+  for (int r = 0; r < rows; ++r) l[r] = f32x16::load(run.l[r]);
+  Total total;
+  f32x16::load(run.m).store(total.m);
+  reduce_add_rows(l).store(total.l);
+  return total;
 }
 
-// Adds the sink, normalises and writes the row; lse (may be null) is in natural units.
-template <class T>
-void finish_row(const RowTotal& total, const float* o, const float* sink, int64_t dims, T* out,
-                float* lse) {
-  const float s = sink ? *sink * kLog2E : -__builtin_inff();
-  const float m = s > total.m ? s : total.m;
-  const float kept = exp2_weight(total.m - m);
-  const float l = total.l * kept + (sink ? exp2_weight(s - m) : 0.f);
-  const f32x16 factor = f32x16::set1(l == 0.f ? 0.f : kept / l);
-  for (int64_t i = 0; i < dims; i += 16) {
-    const f32x16 y = f32x16::load(o + i) * factor;
-    if (dims - i >= 16)
-      y.store(out + i);
-    else
-      y.store_n(out + i, static_cast<int>(dims - i));
+// total, o [rows][stride] += part, part_o. An empty part changes nothing.
+MN_INLINE void merge(int rows, Total& total, float* o, const Total& part, const float* part_o,
+                     int64_t dims, int64_t stride, int64_t part_stride) {
+  const f32x16 m0 = f32x16::load(total.m), m1 = f32x16::load(part.m), m = max(m0, m1);
+  const f32x16 keep = exp2_weight(m0 - m), take = exp2_weight(m1 - m);
+  float keeps[16], takes[16];
+  keep.store(keeps);
+  take.store(takes);
+  for (int r = 0; r < rows; ++r, o += stride, part_o += part_stride) {
+    const f32x16 a = f32x16::set1(keeps[r]), b = f32x16::set1(takes[r]);
+    for (int64_t i = 0; i < dims; i += 16)
+      (f32x16::load(o + i) * a + f32x16::load(part_o + i) * b).store(o + i);
   }
-  if (!lse) return;
-  if (total.l == 0.f)
-    *lse = sink ? *sink : -__builtin_inff();
-  else
-    *lse = (m + __builtin_log2f(l)) * kLn2;
+  (f32x16::load(total.l) * keep + f32x16::load(part.l) * take).store(total.l);
+  m.store(total.m);
+}
+
+// What the rows' weighted values are multiplied with, and their lse in natural units, when the
+// sinks
+// (-inf: none) have entered.
+struct Normaliser {
+  float factor[16], lse[16];
+};
+
+MN_INLINE Normaliser normalise(int rows, const Total& total, const float* sinks, bool want_lse) {
+  const f32x16 old = f32x16::load(total.m), s = f32x16::load(sinks) * f32x16::set1(kLog2E);
+  const f32x16 m = max(s, old), kept = exp2_weight(old - m);
+  const f32x16 l = f32x16::load(total.l) * kept + exp2_weight(s - m);
+  float ms[16], ls[16];
+  m.store(ms);
+  l.store(ls);
+  Normaliser n;
+  (kept / l).store(n.factor);
+  for (int r = 0; r < rows; ++r) {
+    if (ls[r] == 0.f) n.factor[r] = 0.f;
+    // Without keys the sink is all there is, and stays as it was given.
+    if (want_lse) n.lse[r] = total.l[r] == 0.f ? sinks[r] : (ms[r] + __builtin_log2f(ls[r])) * kLn2;
+  }
+  return n;
 }
 
 }  // namespace

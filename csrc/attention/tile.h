@@ -65,12 +65,13 @@ MN_INLINE void score_columns(const T* q, int64_t q_stride, const T* const* keys,
     for (int c = 0; c < C; ++c) acc[r][c].store(scores + r * score_stride + 16 * c);
 }
 
-template <class T, int R>
+// between() runs after every register tile.
+template <class T, int R, class F>
 void score_rows(const T* q, int64_t q_stride, const T* const* keys, int64_t groups, int64_t dims,
-                float* scores, int64_t score_stride) {
+                float* scores, int64_t score_stride, const F& between) {
   constexpr int kMax = columns_for(R);
   int64_t g = 0;
-  while (g < groups) {
+  for (; g < groups; between()) {
     const int64_t left = groups - g;
     const T* const* k = keys + g;
     float* s = scores + 16 * g;
@@ -88,35 +89,48 @@ void score_rows(const T* q, int64_t q_stride, const T* const* keys, int64_t grou
   }
 }
 
-// One block's part of a value product. Its groups' values are values[0 .. groups).
+// One block's part of a value product.
 struct ValueBlock {
-  int first, groups;        // within the pass
-  bool rescale;             // some factor is not 1
-  float factor[kTileRows];  // exp(m - m') of every row
+  int first, groups;  // within the pass
+  bool rescale;       // some factor is not 1
+  float factor[16];   // exp(m - m') of every row
 };
 
-// out[r][16 * c ..] = (first_run ? 0 : out) then, block by block, * factor[r] + p[r] . values.
+// A pass over values: its groups block by block. Keys before `lead` of the first group and from
+// `trail` on of the last one are seen by no row; both are even.
+template <class T>
+struct ValuePass {
+  const T* const* values;  // by group
+  const ValueBlock* blocks;
+  int block_count, groups;
+  int lead, trail;
+  bool fresh;  // no pass of this run came before
+};
+
+// out[r][16 * c ..] = (fresh ? 0 : out) then, block by block, * factor[r] + p[r] . values.
 template <class T, int R, int C>
-MN_INLINE void value_columns(const T* p, int64_t p_stride, const T* const* values,
-                             int64_t panel_offset, const KvLayout& layout, const ValueBlock* blocks,
-                             int64_t block_count, bool first_run, float* out, int64_t out_stride) {
+MN_INLINE void value_columns(const T* p, int64_t p_stride, const ValuePass<T>& pass,
+                             const KvLayout& layout, int64_t panel_offset, float* out) {
   using S = Step<T>;
+  const int64_t out_stride = layout.padded_v;
   f32x16 acc[R][C];
   for (int r = 0; r < R; ++r)
     for (int c = 0; c < C; ++c)
-      acc[r][c] = first_run ? f32x16::zero() : f32x16::load(out + r * out_stride + 16 * c);
+      acc[r][c] = pass.fresh ? f32x16::zero() : f32x16::load(out + r * out_stride + 16 * c);
   const int64_t step = layout.value_step, panel = layout.value_panel;
-  for (int64_t n = 0; n < block_count; ++n) {
-    const ValueBlock& block = blocks[n];
+  for (int n = 0; n < pass.block_count; ++n) {
+    const ValueBlock& block = pass.blocks[n];
     if (block.rescale)
       for (int r = 0; r < R; ++r) {
         const f32x16 factor = f32x16::set1(block.factor[r]);
         for (int c = 0; c < C; ++c) acc[r][c] = acc[r][c] * factor;
       }
     for (int g = block.first; g < block.first + block.groups; ++g) {
-      const T* v = values[g] + panel_offset;
+      const int begin = g == 0 ? pass.lead : 0;
+      const int end = g == pass.groups - 1 ? pass.trail : static_cast<int>(kGroupKeys);
+      const T* v = pass.values[g] + panel_offset + begin / S::kWidth * step;
       const T* weights = p + g * kGroupKeys;
-      for (int j = 0; j < kGroupKeys; j += S::kWidth) {
+      for (int j = begin; j < end; j += S::kWidth) {
         typename S::Lanes b[C];
         for (int c = 0; c < C; ++c) b[c] = S::Lanes::load(v + c * panel);
         v += step;
@@ -131,26 +145,23 @@ MN_INLINE void value_columns(const T* p, int64_t p_stride, const T* const* value
     for (int c = 0; c < C; ++c) acc[r][c].store(out + r * out_stride + 16 * c);
 }
 
-template <class T, int R>
-void value_rows(const T* p, int64_t p_stride, const T* const* values, const KvLayout& layout,
-                const ValueBlock* blocks, int64_t block_count, bool first_run, float* out) {
+template <class T, int R, class F>
+void value_rows(const T* p, int64_t p_stride, const ValuePass<T>& pass, const KvLayout& layout,
+                float* out, const F& between) {
   constexpr int kMax = columns_for(R);
   const int64_t panels = layout.padded_v / 16;
   int64_t c = 0;
-  while (c < panels) {
+  for (; c < panels; between()) {
     const int64_t left = panels - c, offset = c * layout.value_panel;
     float* o = out + 16 * c;
     if (kMax >= 3 && (left == 2 || left == kMax + 1)) {
-      value_columns<T, R, (kMax >= 2 ? 2 : 1)>(p, p_stride, values, offset, layout, blocks,
-                                               block_count, first_run, o, layout.padded_v);
+      value_columns<T, R, (kMax >= 2 ? 2 : 1)>(p, p_stride, pass, layout, offset, o);
       c += 2;
     } else if (left >= kMax) {
-      value_columns<T, R, kMax>(p, p_stride, values, offset, layout, blocks, block_count, first_run,
-                                o, layout.padded_v);
+      value_columns<T, R, kMax>(p, p_stride, pass, layout, offset, o);
       c += kMax;
     } else {
-      value_columns<T, R, 1>(p, p_stride, values, offset, layout, blocks, block_count, first_run, o,
-                             layout.padded_v);
+      value_columns<T, R, 1>(p, p_stride, pass, layout, offset, o);
       c += 1;
     }
   }

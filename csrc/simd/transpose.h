@@ -1,4 +1,5 @@
-// 16 x 16 transposition of 32-bit words: what packing rows into lanes needs.
+// 16 x 16 transposition of 32-bit words: what packing rows into lanes needs. And two rows of bf16
+// into pairs.
 #pragma once
 
 #include "simd/vec.h"
@@ -52,6 +53,15 @@ MN_INLINE void transpose(u32x16 (&x)[16]) {
   }
 }
 
+// dst[2 * i] = a[i], dst[2 * i + 1] = b[i], i < 16.
+MN_INLINE void interleave(const bf16* a, const bf16* b, bf16* dst) {
+  const __m512i low =
+      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(a)));
+  const __m512i high =
+      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(b)));
+  _mm512_storeu_si512(dst, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+}
+
 #else
 
 struct u32x16 {
@@ -78,6 +88,13 @@ MN_INLINE void transpose(u32x16 (&x)[16]) {
       x[i].v[j] = x[j].v[i];
       x[j].v[i] = t;
     }
+}
+
+MN_INLINE void interleave(const bf16* a, const bf16* b, bf16* dst) {
+  for (int i = 0; i < 16; ++i) {
+    dst[2 * i] = a[i];
+    dst[2 * i + 1] = b[i];
+  }
 }
 
 #endif
