@@ -60,16 +60,15 @@ def test_the_mistake_is_found(
         assert "checks.cu:" in report.source + report.called_from
 
 
-@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(("schedule", "seed"), SCHEDULES)
 @pytest.mark.parametrize(("name", "grid", "block", "make", "kinds"), CASES, ids=IDS)
 def test_the_control_is_silent(
     checks: ptxsim.Module, name: str, grid: int, block: int, make: Callable[[], list],
-    kinds: set[str], schedule: str, seed: int, workers: int,
+    kinds: set[str], schedule: str, seed: int,
 ) -> None:  # fmt: skip
     checks.launch(
         kernel_name(checks, name, False), grid, block, make(),
-        schedule=schedule, seed=seed, workers=workers,
+        schedule=schedule, seed=seed,
     )  # fmt: skip
 
 
