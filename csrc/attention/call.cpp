@@ -1,7 +1,6 @@
 #include "attention/call.h"
 
 #include <omp.h>
-#include <pybind11/pybind11.h>
 
 #include <algorithm>
 #include <cmath>
@@ -172,7 +171,6 @@ void AttentionCall::give_blocks(int64_t packs, int64_t blocks) {
 void AttentionCall::run() {
   AttentionProblem& p = problem;
   const AttentionKernels& kernels = attention_kernels_for_isa();
-  const pybind11::gil_scoped_release release;
   const int64_t size = bf16_ ? 2 : 4;
   const int64_t key_bytes = p.layout.key_block * size, value_bytes = p.layout.value_block * size;
   const int threads = omp_get_max_threads();

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "routing/run.h"
 #include "routing/validate.h"
 #include "runtime/module.h"
 #include "runtime/tensor_caster.h"
@@ -49,15 +50,6 @@ void check_replay_values(const Check& check, const Tensor& given, int64_t expert
   }
 }
 
-[[noreturn]] void fail_on_nan(const Check& check, const RouteProblem& p) {
-  for (int64_t t = 0; t < p.tokens; ++t)
-    for (int64_t e = 0; e < p.experts; ++e)
-      if (std::isnan(p.logits[t * p.logits_stride + e]))
-        check.fail("logits", "scores that are numbers",
-                   "NaN at token " + std::to_string(t) + ", expert " + std::to_string(e));
-  check.fail("logits", "scores that are numbers", "+inf, or a row of -inf, under softmax");
-}
-
 void route(const Tensor& logits, const MaybeTensor& bias, int64_t top_k, std::string_view scoring,
            bool normalize, double scaling, int64_t n_group, int64_t topk_group,
            const MaybeTensor& replay_ids, const Tensor& ids, const Tensor& weights,
@@ -80,15 +72,9 @@ void route(const Tensor& logits, const MaybeTensor& bias, int64_t top_k, std::st
     problem.job_shares = shares.data();
     problem.job_counts = chosen.data();
   }
-  const RoutingKernels& kernels = routing_kernels_for_isa();
-  {
-    const pybind11::gil_scoped_release release;
-    if (kernels.route(problem)) {
-      if (counts) reduce_route_stats(problem, counts->as<int64_t>(), mean_score->as<float>());
-      return;
-    }
-  }
-  fail_on_nan(check, problem);
+  const pybind11::gil_scoped_release release;
+  run_route(check, problem);
+  if (counts) reduce_route_stats(problem, counts->as<int64_t>(), mean_score->as<float>());
 }
 
 void route_backward(const Tensor& logits, const Tensor& ids, std::string_view scoring,
