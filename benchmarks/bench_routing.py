@@ -6,12 +6,8 @@ from tests.routing.cases import BENCHMARKS, RouteCase
 
 import mimo_native as mn
 
-
-def torch_route(logits, bias, top_k):
-    scores = logits.sigmoid()
-    ids = (scores + bias).topk(top_k, dim=-1).indices
-    weights = scores.gather(-1, ids)
-    return ids, weights / (weights.sum(-1, keepdim=True) + 1e-20)
+from .peers import routing as peers
+from .peers.routing import torch_route
 
 
 @pytest.mark.parametrize("case", BENCHMARKS, ids=str)
@@ -21,6 +17,7 @@ def test_route(compare, case: RouteCase) -> None:
     compare(
         ours=lambda: mn.ops.route(**args),
         torch=lambda: torch_route(logits, bias, case.top_k),
+        peers={"torch compiled": lambda: peers.compiled_route(logits, bias, case.top_k)},
         flops=case.flops,
         bytes=case.bytes,
         dtype=case.dtype,

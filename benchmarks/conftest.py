@@ -1,19 +1,16 @@
 """``pytest benchmarks/ --benchmark-only``: the ``compare`` fixture, one line per case, JSON."""
 
-import json
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-import mimo_native as mn
 from mimo_native import _C
-from mimo_native._build_info import BUILD_INFO
 
-from .harness import Pair, Row, header, line, measure
+from .harness import Contest, Row, header, line, measure
 from .machine import Machine, cpu_name
+from .record import record, save, write_json
 
 _rows: list[Row] = []
 _machine = Machine()
@@ -25,9 +22,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--bench-threads", default="1", help="thread counts to measure at, e.g. 1,2 (default 1)"
     )
     group.addoption(
-        "--bench-seconds", type=float, default=0.2, help="time per case and thread count"
+        "--bench-seconds",
+        type=float,
+        default=0.4,
+        help="time per case and thread count; a case of which one call takes longer is skipped",
     )
+    group.addoption("--bench-peers", action="store_true", help="time installed peers too")
     group.addoption("--bench-json", type=Path, help="write rows, machine and build here")
+    group.addoption(
+        "--bench-save", action="store_true", help="write a file per family into benchmarks/results"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,29 +49,49 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def compare(
     benchmark, bench_threads: int, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., Row]]:
-    """compare(ours, torch=None, *, flops, bytes, dtype, working_set=None) -> Row; see harness."""
+    """compare(ours, torch=None, *, flops, bytes, dtype, working_set=None, peers={}) -> Row.
+
+    ``peers`` maps a name to a function that prepares the peer's call, or gives None; see harness
+    and peers.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(bench_threads)
 
-    def run(ours, torch=None, *, flops, bytes, dtype, working_set=None) -> Row:
-        seconds = request.config.getoption("--bench-seconds")
-        pair = Pair(ours, torch, threads=bench_threads, seconds=seconds)
-        benchmark.pedantic(
-            lambda: pair.sample(0),
-            setup=(lambda: pair.sample(1)) if torch is not None else None,
-            rounds=pair.rounds,
-        )
-        row = measure(
-            pair,
-            name=_name(request, bench_threads),
-            threads=bench_threads,
-            machine=_machine,
+    def run(ours, torch=None, *, flops, bytes, dtype, working_set=None, peers=None) -> Row:
+        limit = _machine.limit(
             flops=flops,
             bytes=bytes,
             dtype=dtype,
-            working_set=working_set,
+            working_set=working_set or bytes,
+            threads=bench_threads,
         )
-        benchmark.extra_info.update(row.as_dict(), calls_per_round=pair.repeats[0])
+        seconds = request.config.getoption("--bench-seconds")
+        if limit and limit.seconds > seconds:
+            pytest.skip(f"a call takes over {limit.seconds:.2g} s; see --bench-seconds")
+        calls = {"ours": ours}
+        if torch is not None:
+            calls["torch"] = torch
+        if request.config.getoption("--bench-peers"):
+            prepared = {name: prepare() for name, prepare in (peers or {}).items()}
+            calls |= {name: call for name, call in prepared.items() if call is not None}
+        contest = Contest(calls, threads=bench_threads, seconds=seconds)
+
+        def rivals() -> None:
+            for name in contest.rivals:
+                contest.sample(name)
+
+        benchmark.pedantic(
+            lambda: contest.sample(contest.ours), setup=rivals, rounds=contest.rounds
+        )
+        row = measure(
+            contest,
+            name=_name(request, bench_threads),
+            threads=bench_threads,
+            limit=limit,
+            flops=flops,
+            bytes=bytes,
+        )
+        benchmark.extra_info.update(row.as_dict(), calls_per_round=contest.repeats["ours"])
         _rows.append(row)
         return row
 
@@ -88,33 +112,11 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
         terminalreporter.write_line(f"probed: {key}: {value / 1e9:.1f} G")
     target: Path | None = config.getoption("--bench-json")
     if target is not None:
-        part = target.with_name(target.name + ".part")
-        part.write_text(json.dumps(_record(), indent=1) + "\n")
-        part.replace(target)
+        write_json(target, record(_rows, _machine))
         terminalreporter.write_line(f"written: {target}")
-
-
-def _record() -> dict[str, object]:
-    return {
-        "cpu": cpu_name(),
-        "isa": _C.isa(),
-        "build": BUILD_INFO,
-        "commit": _commit(),
-        "versions": {"mimo_native": mn.__version__, "torch": torch.__version__},
-        "probe": _machine.probed,
-        "rows": [row.as_dict() for row in _rows],
-    }
-
-
-def _commit() -> str:
-    result = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return result.stdout.strip() or "unknown"
+    if config.getoption("--bench-save"):
+        for path in save(_rows, _machine):
+            terminalreporter.write_line(f"written: {path}")
 
 
 def _name(request: pytest.FixtureRequest, threads: int) -> str:

@@ -13,6 +13,7 @@ __all__ = ["Limit", "Machine", "cpu_name"]
 
 # Working sets per thread whose read bandwidth is probed.
 _LEVELS = {"L2": 512 << 10, "L3": 6 << 20, "DRAM": 256 << 20}
+_L3_SIZE = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Machine:
         """The larger of arithmetic and memory time; None where the build has no probes."""
         if not hasattr(_C, "probe_flops"):
             return None
-        level = next((n for n, size in _LEVELS.items() if working_set <= size * threads), "DRAM")
+        level = _level(working_set, threads)
         compute = flops / self.flops(dtype, threads)
         memory = bytes / self.bandwidth(level, threads)
         return Limit(compute, "flops") if compute >= memory else Limit(memory, level)
@@ -52,6 +53,21 @@ class Machine:
         if key not in self.probed:
             self.probed[key] = max(probe(*args) for _ in range(3))
         return self.probed[key]
+
+
+def _level(working_set: float, threads: int) -> str:
+    """The nearest memory that can hold it; what L3 might hold counts as held, the harder limit."""
+    if working_set <= _LEVELS["L2"] * threads:
+        return "L2"
+    return "L3" if working_set <= max(_l3_bytes(), _LEVELS["L3"] * threads) else "DRAM"
+
+
+@cache
+def _l3_bytes() -> int:
+    try:
+        return int(_L3_SIZE.read_text().strip().removesuffix("K")) << 10
+    except (OSError, ValueError):
+        return 0
 
 
 @cache

@@ -12,6 +12,7 @@ SUMMARY = "time the kernels against torch and this machine's limits"
 EXAMPLES = (
     "mimo-native bench                        # all families, one thread, under 5 minutes",
     "mimo-native bench attention --threads 1,2",
+    "mimo-native bench gemm experts --peers   # beside other libraries' kernels, where installed",
     "mimo-native bench gemm --json > gemm.json",
 )
 
@@ -19,6 +20,9 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("family", nargs="*", help="kernel families, e.g. attention (default: all)")
     parser.add_argument("--threads", default="1", help="thread counts, e.g. 1,2 (default 1)")
+    parser.add_argument("--seconds", type=float, help="time per case (default 0.4)")
+    parser.add_argument("--peers", action="store_true", help="time installed peers too")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/F.CPU.json")
     parser.add_argument("--dir", type=Path, help="the benchmarks/ directory (default: searched)")
 
 
@@ -27,6 +31,10 @@ def run(args: argparse.Namespace) -> int:
     files = [_file(folder, family) for family in args.family] or [folder]
     command = [sys.executable, "-m", "pytest", "-q", "--benchmark-only", "--no-header"]
     command += ["--bench-threads", args.threads, *map(str, files)]
+    if args.seconds is not None:
+        command += ["--bench-seconds", str(args.seconds)]
+    command += ["--bench-peers"] if args.peers else []
+    command += ["--bench-save"] if args.save else []
     if not args.json:
         return subprocess.run(command, check=False).returncode
     with tempfile.TemporaryDirectory() as scratch:

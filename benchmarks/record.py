@@ -1,0 +1,82 @@
+"""Result files: rows with everything that is needed to read them later, one file per family.
+
+``results/F.CPU.json`` is replaced as a whole by the next run of family F on that kind of CPU. The
+page docs/numbers.md is made from these files alone (numbers.py).
+"""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+import mimo_native as mn
+from mimo_native import _C
+from mimo_native._build_info import BUILD_INFO
+
+from .harness import Row
+from .machine import Machine, cpu_name
+from .peers import distribution_version
+
+__all__ = ["RESULTS", "record", "save", "write_json"]
+
+RESULTS = Path(__file__).parent / "results"
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def record(rows: Iterable[Row], machine: Machine) -> dict[str, object]:
+    """What one run of the benchmarks says, as JSON can hold it."""
+    rows = list(rows)
+    peers = {name.split()[0] for row in rows for name in row.rival_us} - {"torch"}
+    return {
+        "cpu": cpu_name(),
+        "isa": _C.isa(),
+        "compiler": BUILD_INFO["compiler"],
+        "flags": BUILD_INFO["flags"],
+        "commit": _commit(),
+        "versions": {
+            "mimo_native": mn.__version__,
+            "torch": torch.__version__,
+            **{name: distribution_version(name) for name in sorted(peers)},
+        },
+        "probe": dict(machine.probed),
+        "rows": [row.as_dict() for row in rows],
+    }
+
+
+def save(rows: Iterable[Row], machine: Machine, folder: Path = RESULTS) -> list[Path]:
+    """Write one file per family among the rows; returns the files."""
+    by_family: dict[str, list[Row]] = {}
+    for row in rows:
+        by_family.setdefault(row.family, []).append(row)
+    cpu = re.sub(r"[^a-z0-9]+", "-", cpu_name().lower()).strip("-")
+    paths = []
+    for family, members in sorted(by_family.items()):
+        paths.append(folder / f"{family}.{cpu}.json")
+        write_json(paths[-1], record(members, machine))
+    return paths
+
+
+def write_json(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=1) + "\n")
+    part.replace(path)
+
+
+def _commit() -> str:
+    """The sources' commit, "-dirty" behind it where a file outside results/ has been changed."""
+    try:
+        return _git("rev-parse", "--short=12", "HEAD") + (
+            "-dirty" if _git("status", "--porcelain", "--", ".", ":!benchmarks/results") else ""
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=_ROOT, check=True, capture_output=True, text=True
+    ).stdout.strip()
