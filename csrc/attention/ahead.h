@@ -1,38 +1,91 @@
-// Lines that will be needed soon, asked for a few at a time between register tiles: long calls read
-// queries from memory and write outputs to it, and a tile would wait for each of its rows.
+// Memory that will be needed soon, asked for while the multipliers work, of two kinds.
+//
+// Rows are queries of a later job and outputs of this one: short, and fetched between two register
+// tiles. Ranges are keys and values of the next pass or job: long, and fetched a few lines with
+// every step of a tile, at the pace that spreads them over the whole pass, so that memory delivers
+// while the tile computes and not in turn with it.
 #pragma once
 
-#include "attention/tile.h"
+#include "simd/vec.h"
 
 namespace mn::MN_ISA {
 namespace {
 
 class Ahead {
  public:
-  void add(const void* row, int64_t bytes) {
-    if (count_ < kMost) rows_[count_++] = {static_cast<const char*>(row), bytes};
+  void clear_rows() { row_count_ = next_row_ = 0, row_at_ = 0; }
+  void add_row(const void* row, int64_t bytes) {
+    if (row_count_ < kMostRows) rows_[row_count_++] = {static_cast<const char*>(row), bytes};
   }
 
-  MN_INLINE void issue() {
-    for (int n = 0; n < kLinesAtOnce && next_ < count_; ++n) {
-      prefetch(rows_[next_].p + at_);
-      at_ += 64;
-      if (at_ >= rows_[next_].bytes) {
-        ++next_;
-        at_ = 0;
+  // `steps`: about how many steps of register tiles come before the ranges are needed.
+  void clear_ranges(int64_t steps) {
+    range_count_ = next_range_ = 0;
+    lines_ = 0;
+    steps_ = steps;
+    p_ = end_ = nullptr;
+  }
+  void add_range(const void* begin, int64_t bytes) {
+    if (bytes <= 0 || range_count_ == kMostRanges) return;
+    ranges_[range_count_++] = {static_cast<const char*>(begin), bytes};
+    lines_ += bytes / kLine;
+  }
+
+  // A register tile of `steps` steps: start, then step() with each of them, then finish.
+  class Tile {
+   public:
+    MN_INLINE Tile(Ahead& ahead, int64_t steps) : ahead_(ahead) {
+      ahead.begin_tile(steps);
+      p_ = ahead.p_;
+      end_ = ahead.end_;
+      pace_ = ahead.pace_;
+    }
+    MN_INLINE void step() {
+      for (int i = 0; i < pace_ && p_ < end_; ++i, p_ += kLine) prefetch(p_);
+    }
+    MN_INLINE void finish() { ahead_.end_tile(p_); }
+
+   private:
+    Ahead& ahead_;
+    const char *p_, *end_;
+    int pace_;
+  };
+
+ private:
+  static constexpr int64_t kLine = 64;
+  static constexpr int kMostRows = 16, kRowLines = 12, kMostRanges = 4;
+  struct Range {
+    const char* p;
+    int64_t bytes;
+  };
+
+  MN_INLINE void begin_tile(int64_t steps) {
+    if (p_ == end_ && next_range_ < range_count_) {
+      p_ = ranges_[next_range_].p;
+      end_ = p_ + ranges_[next_range_++].bytes;
+    }
+    pace_ = p_ == end_ ? 0
+                       : static_cast<int>(steps_ > steps ? (lines_ + steps_ - 1) / steps_
+                                                         : (lines_ + steps - 1) / steps);
+    steps_ -= steps;
+  }
+  MN_INLINE void end_tile(const char* p) {
+    lines_ -= (p - p_) / kLine;
+    p_ = p < end_ ? p : end_;
+    for (int n = 0; n < kRowLines && next_row_ < row_count_; ++n) {
+      prefetch(rows_[next_row_].p + row_at_);
+      row_at_ += kLine;
+      if (row_at_ >= rows_[next_row_].bytes) {
+        ++next_row_;
+        row_at_ = 0;
       }
     }
   }
 
- private:
-  static constexpr int kMost = 2 * kTileRows, kLinesAtOnce = 12;
-  struct Row {
-    const char* p;
-    int64_t bytes;
-  };
-  Row rows_[kMost];
-  int count_ = 0, next_ = 0;
-  int64_t at_ = 0;
+  Range rows_[kMostRows], ranges_[kMostRanges];
+  int row_count_ = 0, next_row_ = 0, range_count_ = 0, next_range_ = 0, pace_ = 0;
+  int64_t row_at_ = 0, lines_ = 0, steps_ = 0;
+  const char *p_ = nullptr, *end_ = nullptr;
 };
 
 }  // namespace

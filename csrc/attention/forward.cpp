@@ -1,9 +1,8 @@
 // The forward pass: tiles of rows over packed keys and values, whatever the call was.
 #include <omp.h>
 
-#include "attention/ahead.h"
+#include "attention/blocks.h"
 #include "attention/pack.h"
-#include "attention/slice.h"
 #include "runtime/parallel.h"
 
 namespace mn::MN_ISA {
@@ -22,10 +21,9 @@ void run_pass(Tile<T>& tile, Slice& slice, int64_t begin, int64_t end, Ahead& ah
   const T* keys[kPassGroups];
   const T* values[kPassGroups];
   locate(tile, slice, first, last, keys, values);
-  const auto between = [&] { ahead.issue(); };
   with_rows(slice.rows, [&]<int R>() {
     score_rows<T, R>(static_cast<const T*>(slice.q), slice.q_stride, keys, last - first,
-                     p.layout.padded_qk, tile.scores, kScoreStride, between);
+                     p.layout.padded_qk, tile.scores, kScoreStride, ahead);
   });
 
   ValueBlock blocks[kPassBlocks];
@@ -53,7 +51,7 @@ void run_pass(Tile<T>& tile, Slice& slice, int64_t begin, int64_t end, Ahead& ah
   }
   float* o = tile.o + slice.row * p.layout.padded_v;
   with_rows(slice.rows, [&]<int R>() {
-    value_rows<T, R>(tile.weights, kWeightStride, pass, p.layout, o, between);
+    value_rows<T, R>(tile.weights, kWeightStride, pass, p.layout, o, ahead);
   });
 }
 
@@ -146,24 +144,7 @@ void write_partial(Tile<T>& tile) {
   }
 }
 
-// What slice n of the tile writes, and what the same slice of a later job reads.
-template <class T>
-Ahead look_ahead(const Tile<T>& tile, const AttentionJob* later, const Slice& slice) {
-  const AttentionProblem& p = *tile.p;
-  const int64_t group = p.q_heads / p.kv_heads;
-  Ahead ahead;
-  RowCursor at(*tile.job, group, slice.row);
-  for (int r = 0; r < slice.rows; ++r, at.next()) {
-    const int64_t token = at.token - tile.job->first_token;
-    if (later && token < later->tokens)
-      ahead.add(query<T>(p, *later, later->first_token + token, at.head),
-                p.layout.dim_qk * static_cast<int64_t>(sizeof(T)));
-    ahead.add(output<T>(p, *tile.job, at.token, at.head),
-              p.layout.dim_v * static_cast<int64_t>(sizeof(T)));
-  }
-  return ahead;
-}
-
+// `later`: a job that this thread may do next, or null.
 template <class T>
 void run_job(const AttentionProblem& p, const AttentionJob& job, const AttentionJob* later) {
   Tile<T> tile;
@@ -177,28 +158,29 @@ void run_job(const AttentionProblem& p, const AttentionJob& job, const Attention
   tile.values = static_cast<const T*>(s.kv.values) + first_block * p.layout.value_block;
   load_rows(tile);
 
-  int64_t lo = INT64_MAX, hi = 0;
-  for (int n = 0; n < tile.slice_count; ++n) {
-    const Slice& slice = tile.slices[n];
-    if (slice.hi == slice.lo) continue;
-    if (slice.lo < lo) lo = slice.lo;
-    if (slice.hi > hi) hi = slice.hi;
-  }
-  int64_t block = lo == INT64_MAX ? 0 : lo / kBlockKeys, end = blocks_for(hi);
-  if (job.segment >= 0) {
-    if (block < job.segment * kSegmentBlocks) block = job.segment * kSegmentBlocks;
-    if (end > (job.segment + 1) * kSegmentBlocks) end = (job.segment + 1) * kSegmentBlocks;
-  }
-  for (bool first_pass = true; block < end; first_pass = false) {
-    const int64_t segment_end = (block / kSegmentBlocks + 1) * kSegmentBlocks;
-    int64_t pass_end = block + kPassBlocks < end ? block + kPassBlocks : end;
-    if (pass_end > segment_end) pass_end = segment_end;
+  const BlockRange range(p, job);
+  Ahead ahead;
+  for (int64_t block = range.begin; block < range.end;) {
+    const int64_t pass_end = range.pass_end(block);
+    int64_t steps = 0;
+    for (int n = 0; n < tile.slice_count; ++n)
+      steps += steps_of<T>(tile.slices[n].rows, (pass_end - block) * kBlockGroups, p.layout);
+    ahead.clear_ranges(steps);
+    if (pass_end < range.end) {
+      look_ahead_blocks<T>(p, job, pass_end, range.pass_end(pass_end), ahead);
+    } else if (later && later->kv_head != job.kv_head) {
+      const BlockRange next(p, *later);
+      look_ahead_blocks<T>(p, *later, next.begin, next.pass_end(next.begin), ahead);
+    }
     for (int n = 0; n < tile.slice_count; ++n) {
-      Ahead ahead = first_pass ? look_ahead(tile, later, tile.slices[n]) : Ahead{};
+      if (block == range.begin) {
+        ahead.clear_rows();
+        look_ahead_rows(tile, later, tile.slices[n], ahead);
+      }
       run_pass(tile, tile.slices[n], block, pass_end, ahead);
     }
     block = pass_end;
-    if (block == segment_end && block < end) end_segment(tile);
+    if (block % kSegmentBlocks == 0 && block < range.end) end_segment(tile);
   }
   if (job.segment >= 0)
     write_partial(tile);

@@ -5,6 +5,7 @@
 // depend on which tile shape computes it.
 #pragma once
 
+#include "attention/ahead.h"
 #include "attention/layout.h"
 #include "simd/vec.h"
 
@@ -46,14 +47,16 @@ constexpr int columns_for(int rows) {
 // scores[r][16 * c ..] = q[r] . keys of group c, over `dims` in order.
 template <class T, int R, int C>
 MN_INLINE void score_columns(const T* q, int64_t q_stride, const T* const* keys, int64_t dims,
-                             float* scores, int64_t score_stride) {
+                             float* scores, int64_t score_stride, Ahead& ahead) {
   using S = Step<T>;
   f32x16 acc[R][C];
   const T* k[C];
   for (int c = 0; c < C; ++c) k[c] = keys[c];
   for (int r = 0; r < R; ++r)
     for (int c = 0; c < C; ++c) acc[r][c] = f32x16::zero();
+  Ahead::Tile fetch(ahead, dims / S::kWidth);
   for (int64_t d = 0; d < dims; d += S::kWidth) {
+    fetch.step();
     typename S::Lanes b[C];
     for (int c = 0; c < C; ++c) b[c] = S::Lanes::load(k[c] + d * 16);
     for (int r = 0; r < R; ++r) {
@@ -63,27 +66,26 @@ MN_INLINE void score_columns(const T* q, int64_t q_stride, const T* const* keys,
   }
   for (int r = 0; r < R; ++r)
     for (int c = 0; c < C; ++c) acc[r][c].store(scores + r * score_stride + 16 * c);
+  fetch.finish();
 }
 
-// between() runs after every register tile.
-template <class T, int R, class F>
+template <class T, int R>
 void score_rows(const T* q, int64_t q_stride, const T* const* keys, int64_t groups, int64_t dims,
-                float* scores, int64_t score_stride, const F& between) {
+                float* scores, int64_t score_stride, Ahead& ahead) {
   constexpr int kMax = columns_for(R);
-  int64_t g = 0;
-  for (; g < groups; between()) {
+  for (int64_t g = 0; g < groups;) {
     const int64_t left = groups - g;
     const T* const* k = keys + g;
     float* s = scores + 16 * g;
     // A lone column leaves the multipliers waiting for one another: split the last four as 2 + 2.
     if (kMax >= 3 && (left == 2 || left == kMax + 1)) {
-      score_columns<T, R, (kMax >= 2 ? 2 : 1)>(q, q_stride, k, dims, s, score_stride);
+      score_columns<T, R, (kMax >= 2 ? 2 : 1)>(q, q_stride, k, dims, s, score_stride, ahead);
       g += 2;
     } else if (left >= kMax) {
-      score_columns<T, R, kMax>(q, q_stride, k, dims, s, score_stride);
+      score_columns<T, R, kMax>(q, q_stride, k, dims, s, score_stride, ahead);
       g += kMax;
     } else {
-      score_columns<T, R, 1>(q, q_stride, k, dims, s, score_stride);
+      score_columns<T, R, 1>(q, q_stride, k, dims, s, score_stride, ahead);
       g += 1;
     }
   }
@@ -110,7 +112,8 @@ struct ValuePass {
 // out[r][16 * c ..] = (fresh ? 0 : out) then, block by block, * factor[r] + p[r] . values.
 template <class T, int R, int C>
 MN_INLINE void value_columns(const T* p, int64_t p_stride, const ValuePass<T>& pass,
-                             const KvLayout& layout, int64_t panel_offset, float* out) {
+                             const KvLayout& layout, int64_t panel_offset, float* out,
+                             Ahead& ahead) {
   using S = Step<T>;
   const int64_t out_stride = layout.padded_v;
   f32x16 acc[R][C];
@@ -118,6 +121,7 @@ MN_INLINE void value_columns(const T* p, int64_t p_stride, const ValuePass<T>& p
     for (int c = 0; c < C; ++c)
       acc[r][c] = pass.fresh ? f32x16::zero() : f32x16::load(out + r * out_stride + 16 * c);
   const int64_t step = layout.value_step, panel = layout.value_panel;
+  Ahead::Tile fetch(ahead, pass.groups * kGroupKeys / S::kWidth);
   for (int n = 0; n < pass.block_count; ++n) {
     const ValueBlock& block = pass.blocks[n];
     if (block.rescale)
@@ -131,6 +135,7 @@ MN_INLINE void value_columns(const T* p, int64_t p_stride, const ValuePass<T>& p
       const T* v = pass.values[g] + panel_offset + begin / S::kWidth * step;
       const T* weights = p + g * kGroupKeys;
       for (int j = begin; j < end; j += S::kWidth) {
+        fetch.step();
         typename S::Lanes b[C];
         for (int c = 0; c < C; ++c) b[c] = S::Lanes::load(v + c * panel);
         v += step;
@@ -143,28 +148,37 @@ MN_INLINE void value_columns(const T* p, int64_t p_stride, const ValuePass<T>& p
   }
   for (int r = 0; r < R; ++r)
     for (int c = 0; c < C; ++c) acc[r][c].store(out + r * out_stride + 16 * c);
+  fetch.finish();
 }
 
-template <class T, int R, class F>
+template <class T, int R>
 void value_rows(const T* p, int64_t p_stride, const ValuePass<T>& pass, const KvLayout& layout,
-                float* out, const F& between) {
+                float* out, Ahead& ahead) {
   constexpr int kMax = columns_for(R);
   const int64_t panels = layout.padded_v / 16;
-  int64_t c = 0;
-  for (; c < panels; between()) {
+  for (int64_t c = 0; c < panels;) {
     const int64_t left = panels - c, offset = c * layout.value_panel;
     float* o = out + 16 * c;
     if (kMax >= 3 && (left == 2 || left == kMax + 1)) {
-      value_columns<T, R, (kMax >= 2 ? 2 : 1)>(p, p_stride, pass, layout, offset, o);
+      value_columns<T, R, (kMax >= 2 ? 2 : 1)>(p, p_stride, pass, layout, offset, o, ahead);
       c += 2;
     } else if (left >= kMax) {
-      value_columns<T, R, kMax>(p, p_stride, pass, layout, offset, o);
+      value_columns<T, R, kMax>(p, p_stride, pass, layout, offset, o, ahead);
       c += kMax;
     } else {
-      value_columns<T, R, 1>(p, p_stride, pass, layout, offset, o);
+      value_columns<T, R, 1>(p, p_stride, pass, layout, offset, o, ahead);
       c += 1;
     }
   }
+}
+
+// Steps of score_rows and value_rows over this many groups, to a tile's width.
+template <class T>
+MN_INLINE int64_t steps_of(int rows, int64_t groups, const KvLayout& layout) {
+  const int64_t columns = columns_for(rows), width = Step<T>::kWidth;
+  return ((groups + columns - 1) / columns * layout.padded_qk +
+          (layout.padded_v / 16 + columns - 1) / columns * groups * kGroupKeys) /
+         width;
 }
 
 // Calls f with the row count as a constant.
