@@ -16,8 +16,10 @@ struct TileArgs {
   const typename F::Value* a;
   const typename F::Value* b[4];
   int64_t steps;
-  int64_t ahead;  // bytes from a load of b to its prefetch
-  float* c;       // R rows, `ldc` floats apart
+  int64_t ahead;       // bytes from a load of b to its prefetch
+  const char* later;   // what a later tile reads: one line per step is brought into L2,
+  int64_t later_step;  // so many bytes apart
+  float* c;            // R rows, `ldc` floats apart
   int64_t ldc;
   bool first;  // sums start at zero instead of at c
 };
@@ -36,7 +38,8 @@ void tile(const TileArgs<F>& args) {
   const typename F::Value* b[P];
 #pragma GCC unroll 4
   for (int p = 0; p < P; ++p) b[p] = args.b[p];
-  const int64_t ahead = args.ahead;
+  const int64_t ahead = args.ahead, later_step = args.later_step;
+  const char* later = args.later;
   for (int64_t s = args.steps; s > 0; --s) {
     typename F::Operand w[V];
 #pragma GCC unroll 8
@@ -44,6 +47,8 @@ void tile(const TileArgs<F>& args) {
       w[v] = F::load(b[v / 2] + v % 2 * F::kVector);
       prefetch(reinterpret_cast<const char*>(b[v / 2] + v % 2 * F::kVector) + ahead);
     }
+    prefetch_l2(later);
+    later += later_step;
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const auto x = F::broadcast(a + r * F::kDepth);
