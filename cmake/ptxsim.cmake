@@ -32,6 +32,8 @@ set(PTXSIM_SOURCES
   ${folder}/op_arithmetic.cpp
   ${folder}/op_atomic.cpp
   ${folder}/op_control.cpp
+  ${folder}/op_copy.cpp
+  ${folder}/op_matrix.cpp
   ${folder}/op_memory.cpp
   ${folder}/op_move.cpp
   ${folder}/op_warp.cpp
@@ -48,7 +50,7 @@ set(PTXSIM_SOURCES
   ${folder}/token_stream.cpp
 )
 # Registers are read as whatever type an instruction names.
-set(PTXSIM_FLAGS -O3 -fno-math-errno -fno-trapping-math -fno-strict-aliasing -ffp-contract=off -Wall -Wextra -Werror)
+set(PTXSIM_FLAGS -O3 -fno-math-errno -fno-trapping-math -fno-strict-aliasing -ffp-contract=off -Wall -Wextra -Werror -Wno-psabi)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   list(APPEND PTXSIM_FLAGS -Wno-restrict)  # a false positive of GCC 12 on string concatenation (its bug 105651)
 endif()

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <array>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
@@ -60,7 +59,7 @@ struct RunningWarp : Warp {
   std::shared_ptr<const Clock> fence;  // what it knew at its last memory fence
   u32 agent = 0;
 
-  std::deque<PendingCopy> copies;
+  std::vector<PendingCopy> copies;
   std::array<u32, kLanes> copy_groups{};  // committed so far
 
   u8* local = nullptr;  // local memory: local_bytes for each lane

@@ -57,6 +57,11 @@ int Decoder::register_size(const Operand& operand) const {
   return std::max(size_of(function_->registers[operand.index].type), 2);
 }
 
+bool Decoder::is_predicate(const Operand& operand) const {
+  return operand.kind == Operand::Kind::reg &&
+         function_->registers[operand.index].type == Type::pred;
+}
+
 s64 Decoder::immediate(const Operand& operand) const {
   if (operand.kind != Operand::Kind::immediate) unsupported("operand that is no immediate");
   return static_cast<s64>(operand.bits);

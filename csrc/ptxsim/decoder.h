@@ -47,6 +47,7 @@ class Decoder {
   s32 constant(u64 bits, int size, bool param = false);
   s32 temporary(int size);                          // size 0: a predicate
   int register_size(const Operand& operand) const;  // bytes per lane; 0: not a register
+  bool is_predicate(const Operand& operand) const;
   s64 immediate(const Operand& operand) const;
 
   // [base + offset] -> register and offset. A base that is a constant is kNoRegister.

@@ -1,9 +1,15 @@
 // mma.sync: D = A * B + C on fragments that are spread over the lanes of a warp.
 //
-// A 32-bit register holds E elements along k (2 of 16 bits, 4 of 8 bits, 1 of tf32). Lane 4 g + t
-// of register r holds row g, elements t E .. t E + E - 1 of a group of k; read as memory, a
-// register is therefore a row-major matrix [8][4 E]. Registers of A alternate between rows 0-7 and
-// 8-15.
+// A 32-bit register holds E elements along k (2 of 16 bits, 4 of 8 bits, 1 of tf32). In lane
+// 4 g + t of register r they are elements t E .. t E + E - 1 of row g in a group of 4 E along k.
+// Registers of A alternate between rows 0-7 and 8-15; rows of B here are the columns n of the
+// product. Accumulator r of lane 4 g + t is element (g + 8 (r / 2), 2 t + r % 2).
+//
+// So for each k the product is an outer one in the very layout of the accumulators: A's element of
+// row g is spread over the four lanes of g, B's elements of columns 2 t + (0, 1) over all g. The
+// products of the narrow formats are exact in float32, so the sums have the same bits with and
+// without a fused multiply-add.
+#include <cstring>
 #include <type_traits>
 
 #include "ptxsim/formats.h"
@@ -13,7 +19,20 @@
 namespace ptxsim::PTXSIM_LEVEL {
 namespace {
 
-constexpr int kM = 16, kN = 8;
+constexpr int kM = 16, kN = 8, kHalf = kLanes / 2;
+
+template <class T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float Type __attribute__((vector_size(64)));
+};
+template <>
+struct VectorOf<s32> {
+  typedef s32 Type __attribute__((vector_size(64)));
+};
+template <class T>
+using Vector = typename VectorOf<T>::Type;
 
 struct ElementBF16 {
   using Stored = u16;
@@ -44,73 +63,123 @@ struct ElementU8 {
   static s32 widen(u8 x) { return x; }
 };
 
-// Rows of a fragment register, widened: to[row * stride + element].
+// A register widened: element e of every lane.
 template <class Element, class T>
-inline void unpack(Warp& w, s32 offset, T* to, int stride) {
-  constexpr int kPerRow = 16 / sizeof(typename Element::Stored);
-  const auto* from = reg<typename Element::Stored>(w, offset);
-  for (int row = 0; row < 8; ++row)
-    for (int e = 0; e < kPerRow; ++e)
-      to[row * stride + e] = Element::widen(from[row * kPerRow + e]);
+struct Widened {
+  static constexpr int kElements = 4 / sizeof(typename Element::Stored);
+  alignas(64) T value[kElements][kLanes];
+
+  void load(Warp& w, s32 offset) {
+    const auto* from = reg<typename Element::Stored>(w, offset);
+    for (int e = 0; e < kElements; ++e)
+      for (int lane = 0; lane < kLanes; ++lane)
+        value[e][lane] = Element::widen(from[lane * kElements + e]);
+  }
+};
+
+// Lanes 4 g .. 4 g + 3 get lane 4 g + T_ of `from`.
+template <int T_, class T>
+inline Vector<T> spread_rows(const T* from) {
+#if defined(__AVX512F__)
+  const __m512i x = _mm512_load_si512(from);
+  return (Vector<T>)_mm512_shuffle_epi32(x, static_cast<_MM_PERM_ENUM>(T_ * 0x55));
+#else
+  alignas(64) T to[kHalf];
+  for (int i = 0; i < kHalf; ++i) to[i] = from[(i & ~3) + T_];
+  return *reinterpret_cast<const Vector<T>*>(to);
+#endif
 }
 
-// Accumulators in registers: 32 bits each, or two of float16 in one.
+// Lane 4 g + t gets lane 4 (2 t + Parity) + T_.
+template <int T_, int Parity, class T>
+inline Vector<T> spread_columns(const T* from) {
+#if defined(__AVX512F__)
+  const __m512i index = _mm512_broadcast_i32x4(_mm_setr_epi32(
+      4 * Parity + T_, 8 + 4 * Parity + T_, 16 + 4 * Parity + T_, 24 + 4 * Parity + T_));
+  return (Vector<T>)_mm512_permutex2var_epi32(_mm512_load_si512(from), index,
+                                              _mm512_load_si512(from + kHalf));
+#else
+  alignas(64) T to[kHalf];
+  for (int i = 0; i < kHalf; ++i) to[i] = from[8 * (i & 3) + 4 * Parity + T_];
+  return *reinterpret_cast<const Vector<T>*>(to);
+#endif
+}
+
+template <class T>
+inline void accumulate(Vector<T>& sum, Vector<T> a, Vector<T> b) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, float>) {
+    sum = (Vector<T>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
+    return;
+  }
+#endif
+  sum += a * b;
+}
+
+// sum[r][half]: accumulator r of lanes 16 half .. 16 half + 15
+template <int T_, class T>
+inline void outer_product(Vector<T> (&sum)[4][2], const T* upper, const T* lower, const T* b) {
+  const Vector<T> even = spread_columns<T_, 0>(b), odd = spread_columns<T_, 1>(b);
+  for (int half = 0; half < 2; ++half) {
+    const Vector<T> first = spread_rows<T_>(upper + half * kHalf);
+    const Vector<T> second = spread_rows<T_>(lower + half * kHalf);
+    accumulate<T>(sum[0][half], first, even);
+    accumulate<T>(sum[1][half], first, odd);
+    accumulate<T>(sum[2][half], second, even);
+    accumulate<T>(sum[3][half], second, odd);
+  }
+}
+
+// Accumulators in registers: 32 bits each, or two of float16 in one. The sums are added to C.
 template <class T>
 struct Wide {
-  static void load(Warp& w, const s32* list, T (*c)[kN]) {
-    for (int r = 0; r < 4; ++r) {
-      const T* from = reg<T>(w, list[r]);
-      for (int lane = 0; lane < kLanes; ++lane)
-        c[(r >> 1) * 8 + lane / 4][lane % 4 * 2 + (r & 1)] = from[lane];
-    }
-  }
-  static void store(Warp& w, const s32* list, const T (*d)[kN]) {
-    for (int r = 0; r < 4; ++r) {
-      T* to = reg<T>(w, list[r]);
-      for (int lane = 0; lane < kLanes; ++lane)
-        to[lane] = d[(r >> 1) * 8 + lane / 4][lane % 4 * 2 + (r & 1)];
-    }
-  }
   static constexpr int kRegisters = 4;
+  static void finish(Warp& w, const s32* d, const s32* c, Vector<T> (&sum)[4][2]) {
+    for (int r = 0; r < 4; ++r)
+      for (int half = 0; half < 2; ++half)
+        sum[r][half] += reinterpret_cast<const Vector<T>*>(reg<T>(w, c[r]))[half];
+    for (int r = 0; r < 4; ++r) std::memcpy(reg<T>(w, d[r]), sum[r], sizeof sum[r]);
+  }
 };
 struct Packed {
-  static void load(Warp& w, const s32* list, float (*c)[kN]) {
-    for (int r = 0; r < 2; ++r) unpack<ElementF16>(w, list[r], c[r * 8], kN);
-  }
-  static void store(Warp& w, const s32* list, const float (*d)[kN]) {
-    for (int r = 0; r < 2; ++r) {
-      u16* to = reg<u16>(w, list[r]);
-      for (int i = 0; i < 8 * kN; ++i) to[i] = to_f16(d[r * 8 + i / kN][i % kN]);
-    }
-  }
   static constexpr int kRegisters = 2;
+  static void finish(Warp& w, const s32* d, const s32* c, Vector<float> (&sum)[4][2]) {
+    alignas(64) float total[4][kLanes];
+    std::memcpy(total, sum, sizeof total);
+    alignas(64) u16 result[2][kLanes][2];
+    for (int r = 0; r < 2; ++r)
+      for (int lane = 0; lane < kLanes; ++lane)
+        for (int k = 0; k < 2; ++k)
+          result[r][lane][k] =
+              to_f16(total[2 * r + k][lane] + from_f16(reg<u16>(w, c[r])[2 * lane + k]));
+    for (int r = 0; r < 2; ++r) std::memcpy(reg<u16>(w, d[r]), result[r], sizeof result[r]);
+  }
 };
 
 template <class ElementA, class ElementB, class T, class Accumulator, int K>
 void multiply(Warp& w, const Instruction& in, u32) {
-  constexpr int kGroup = 16 / sizeof(typename ElementA::Stored);
-  constexpr int kGroups = K / kGroup;
+  using A = Widened<ElementA, T>;
+  using B = Widened<ElementB, T>;
+  constexpr int kGroups = K / (4 * A::kElements);
   const s32* d = w.lists + in.list;
   const s32* a = d + Accumulator::kRegisters;
   const s32* b = a + 2 * kGroups;
   const s32* c = b + kGroups;
-  alignas(64) T A[kM][K], Bt[kN][K], B[K][kN], C[kM][kN];
-  for (int r = 0; r < 2 * kGroups; ++r)
-    unpack<ElementA>(w, a[r], &A[(r & 1) * 8][(r >> 1) * kGroup], K);
-  for (int r = 0; r < kGroups; ++r) unpack<ElementB>(w, b[r], &Bt[0][r * kGroup], K);
-  for (int k = 0; k < K; ++k)
-    for (int n = 0; n < kN; ++n) B[k][n] = Bt[n][k];
-  Accumulator::load(w, c, C);
-  // Four rows at a time hide the latency of the additions. Sums first, then C, as float32.
-  for (int m = 0; m < kM; m += 4) {
-    T sum[4][kN] = {};
-    for (int k = 0; k < K; ++k)
-      for (int i = 0; i < 4; ++i)
-        for (int n = 0; n < kN; ++n) sum[i][n] += A[m + i][k] * B[k][n];
-    for (int i = 0; i < 4; ++i)
-      for (int n = 0; n < kN; ++n) C[m + i][n] += sum[i][n];
+  A upper, lower;
+  B columns;
+  Vector<T> sum[4][2] = {};
+  for (int group = 0; group < kGroups; ++group) {
+    upper.load(w, a[2 * group]);
+    lower.load(w, a[2 * group + 1]);
+    columns.load(w, b[group]);
+    for (int e = 0; e < A::kElements; ++e) {
+      outer_product<0>(sum, upper.value[e], lower.value[e], columns.value[e]);
+      outer_product<1>(sum, upper.value[e], lower.value[e], columns.value[e]);
+      outer_product<2>(sum, upper.value[e], lower.value[e], columns.value[e]);
+      outer_product<3>(sum, upper.value[e], lower.value[e], columns.value[e]);
+    }
   }
-  Accumulator::store(w, d, C);
+  Accumulator::finish(w, d, c, sum);
 }
 
 template <class E, int K>
@@ -143,7 +212,9 @@ Handler matrix_handler(int m, int n, int k, Type a, Type b, Type accumulator) {
   if (a == Type::tf32 && k == 8) return half_inputs<ElementTF32, 8>(accumulator);
   if (a == Type::tf32 && k == 4) return half_inputs<ElementTF32, 4>(accumulator);
   if (a == Type::e4m3 && k == 32) return float8_inputs<ElementE4M3, 32>(b, accumulator);
+  if (a == Type::e4m3 && k == 16) return float8_inputs<ElementE4M3, 16>(b, accumulator);
   if (a == Type::e5m2 && k == 32) return float8_inputs<ElementE5M2, 32>(b, accumulator);
+  if (a == Type::e5m2 && k == 16) return float8_inputs<ElementE5M2, 16>(b, accumulator);
   if (a == Type::s8 && k == 32) return integer_inputs<ElementS8, 32>(b);
   if (a == Type::s8 && k == 16) return integer_inputs<ElementS8, 16>(b);
   if (a == Type::u8 && k == 32) return integer_inputs<ElementU8, 32>(b);

@@ -28,6 +28,11 @@ void decode_st(Decoder& d, const Statement& s);
 // op_atomic.cpp
 void decode_atom(Decoder& d, const Statement& s);
 void decode_fence(Decoder& d, const Statement& s);
+// op_matrix.cpp
+void decode_ldmatrix(Decoder& d, const Statement& s);  // and stmatrix
+void decode_mma(Decoder& d, const Statement& s);
+// op_copy.cpp
+void decode_cp(Decoder& d, const Statement& s);
 // op_control.cpp
 void decode_bra(Decoder& d, const Statement& s);
 void decode_call(Decoder& d, const Statement& s);

@@ -252,6 +252,9 @@ class WarpRun {
       w_.groups[index].members = members;
       return false;
     }
+    if (in.reg[kMembers] == kNoRegister && here != kAllLanes)
+      launch_.report(w_, lane, "inactive lane",
+                     "an instruction for a whole warp is executed without all of its lanes");
     if (!anywhere) {
       in.run(w_, in, here);
     } else {
