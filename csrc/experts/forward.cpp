@@ -52,7 +52,8 @@ void gate_up_job(const ExpertProblem& p, const BlockRange& blocks, int64_t begin
     for (int64_t b = blocks.begin; b < blocks.end; ++b) {
       const RowBlock& block = rows.blocks[b];
       multiply<F>(packed_block<F>(p.packed_x, block, l.steps()), panels,
-                  static_cast<int>(gates + ups), l.steps(), c, ldc);
+                  static_cast<int>(gates + ups), l.steps(), c, ldc,
+                  panel_ahead(p.gate_up, blocks.group, panel + gates));
       for (int64_t i = 0; i < gates; ++i) {
         const float *gate = c + i * kPanel, *up = c + (gates + i) * kPanel + shift;
         const int64_t column = (panel + i) * kPanel;
@@ -74,6 +75,8 @@ void forward(const ExpertProblem& p) {
   const int64_t gate_up_jobs = pieces * range_count(rows, p.gate_up);
   const int64_t width = work.width_panels_per_job;
   const int64_t down_jobs = (down.panels() + width - 1) / width;
+  const int64_t sum_pieces =
+      (down.panels() + work.sum_panels_per_job - 1) / work.sum_panels_per_job;
   const int64_t cost = row_count(rows) * up.outputs * up.inputs;
 #pragma omp parallel num_threads(work.threads) if (cost >= kWorkGrain)
   {
@@ -88,9 +91,21 @@ void forward(const ExpertProblem& p) {
       gate_up_job<F>(p, block_range(rows, p.gate_up, job / pieces), begin,
                      lesser(begin + work.ffn_panels_per_job, ffn_panels), scratch);
     }
+    if (p.down.products == nullptr) {
 #pragma omp for schedule(dynamic, 1) nowait
-    for (int64_t job = 0; job < down_jobs; ++job)
-      slot_sum_job<F>(p.down, job * width, lesser((job + 1) * width, down.panels()), scratch);
+      for (int64_t job = 0; job < down_jobs; ++job)
+        slot_sum_job<F>(p.down, job * width, lesser((job + 1) * width, down.panels()), scratch);
+    } else {
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t job = 0; job < rows.count * sum_pieces; ++job) {
+        const int64_t begin = job % sum_pieces * work.sum_panels_per_job;
+        slot_product_job<F>(p.down, rows.blocks[job / sum_pieces], begin,
+                            lesser(begin + work.sum_panels_per_job, down.panels()));
+      }
+#pragma omp for schedule(dynamic, 1) nowait
+      for (int64_t t = 0; t < p.down.tokens; ++t)
+        combine(p.down, p.down.products, down.panels() * kPanel, 0, down.outputs, t, t + 1);
+    }
   }
 }
 

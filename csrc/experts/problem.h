@@ -24,6 +24,7 @@ struct SwigluGradProblem {
 // Working memory and the cut of the work, which do not change a bit of the result.
 struct Work {
   int64_t ffn_panels_per_job, width_panels_per_job;
+  int64_t sum_panels_per_job;  // where the products of a SlotSum are stored
   int threads;
   char* thread_scratch;
   int64_t thread_scratch_bytes;  // of each thread
@@ -37,6 +38,7 @@ struct SlotSum {
   const void* packed;
   const int32_t* position;  // [tokens, slots] sorted row; null where it is the token
   const float* weights;     // [tokens, slots]; null for 1
+  float* products;          // scratch [rows, 32 * panels of w]; null where they are not stored
   void* y;                  // [tokens, outputs of w], dense
   bool y_bf16;
 };

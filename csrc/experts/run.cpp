@@ -13,10 +13,12 @@ namespace mn {
 namespace {
 
 // Tokens of one pass: an expert's weights are then used for so many rows on average that reading
-// them again costs little, and the scratch stays small beside a model.
-constexpr int64_t kRowsPerExpert = 128;
+// them again is hidden behind the arithmetic, and the scratch stays near the caches.
+constexpr int64_t kRowsPerExpert = 64;
 constexpr int64_t kLeastTokens = 512;
 constexpr int64_t kJobsPerThread = 8;
+// Products of the second matrix that are stored: with more rows, arithmetic takes the time.
+constexpr int64_t kStoredBytes = 4 << 20;
 
 int64_t value_bytes(const PackedLayout& l) { return l.format == Format::bf16 ? 2 : 4; }
 int64_t row_bytes(const PackedLayout& l) { return l.steps() * l.depth() * value_bytes(l); }
@@ -47,6 +49,7 @@ Work plan_work(const RowPlan& rows, int64_t ffn, int64_t width, int64_t panel_by
   work.ffn_panels_per_job = plan_panels_per_job((ffn + kPanel - 1) / kPanel, rows, work.threads);
   work.width_panels_per_job =
       std::clamp<int64_t>(width / kPanel / (kJobsPerThread * work.threads), 1, 4);
+  work.sum_panels_per_job = plan_panels_per_job((width + kPanel - 1) / kPanel, rows, work.threads);
   const int64_t sums =
       std::max(rows.most_rows * 4 * kPanel, rows.rows * work.width_panels_per_job * kPanel);
   work.thread_scratch_bytes = (sums * 4 + 4 * panel_bytes + 127) / 128 * 128;
@@ -61,6 +64,9 @@ void forward_pass(const ExpertLayer& layer, const ExpertPlan& plan, const RowSou
   ScratchPlan parts;
   const int64_t x_at = parts.add(plan.rows.rows * row_bytes(up));
   const int64_t h_at = parts.add(plan.rows.rows * row_bytes(down));
+  const int64_t product_bytes = plan.rows.rows * down.panels() * kPanel * 4;
+  const bool stored = layer.down.packed && product_bytes <= kStoredBytes;
+  const int64_t products_at = parts.add(stored ? product_bytes : 0);
   const int64_t threads_at = parts.add(work.thread_scratch_bytes * work.threads);
   char* base = scratch(parts.total());
   work.thread_scratch = base + threads_at;
@@ -77,6 +83,7 @@ void forward_pass(const ExpertLayer& layer, const ExpertPlan& plan, const RowSou
                 .packed = base + h_at,
                 .position = index_or_null(plan.position),
                 .weights = weights,
+                .products = stored ? reinterpret_cast<float*>(base + products_at) : nullptr,
                 .y = y,
                 .y_bf16 = y_bf16},
        .work = work});
@@ -127,6 +134,7 @@ void backward_rows(const ExpertLayer& layer, const ExpertPlan& plan, const RowSo
               .packed = base + d_at,
               .position = index_or_null(plan.position),
               .weights = nullptr,
+              .products = nullptr,
               .y = grads.dx,
               .y_bf16 = up.layout.format == Format::bf16},
        .work = work});

@@ -1,5 +1,7 @@
-// The second product of a routed layer together with the sum over a token's slots: a job owns some
-// columns of every token, so no other thread's results are needed.
+// The second product of a routed layer and the sum over a token's slots. With many rows a job owns
+// some columns of every token, so that no other thread's results are needed and no product leaves
+// the cache. With few rows reading the weights takes the time: each expert's are read as one
+// stream, and the products of all rows are stored before they are summed.
 #pragma once
 
 #include "experts/problem.h"
@@ -10,11 +12,13 @@
 namespace mn::MN_ISA {
 namespace {
 
-// y[token][column .. column + columns) from the sorted rows of its slots, added in slot order.
+// y[token][column .. column + columns), for the tokens [begin, end), from the sorted rows of their
+// slots, added in slot order.
 template <class Y>
-void combine(const SlotSum& p, const float* sums, int64_t lds, int64_t column, int64_t columns) {
-  Y* y = static_cast<Y*>(p.y) + column;
-  for (int64_t t = 0; t < p.tokens; ++t, y += p.w.layout.outputs)
+void combine(const SlotSum& p, const float* sums, int64_t lds, int64_t column, int64_t columns,
+             int64_t begin, int64_t end) {
+  Y* y = static_cast<Y*>(p.y) + begin * p.w.layout.outputs + column;
+  for (int64_t t = begin; t < end; ++t, y += p.w.layout.outputs)
     for (int64_t j = 0; j < columns; j += 16) {
       f32x16 acc = f32x16::zero();
       for (int64_t k = 0; k < p.slots; ++k) {
@@ -30,6 +34,29 @@ void combine(const SlotSum& p, const float* sums, int64_t lds, int64_t column, i
     }
 }
 
+MN_INLINE void combine(const SlotSum& p, const float* sums, int64_t lds, int64_t column,
+                       int64_t columns, int64_t begin, int64_t end) {
+  if (p.y_bf16)
+    combine<bf16>(p, sums, lds, column, columns, begin, end);
+  else
+    combine<float>(p, sums, lds, column, columns, begin, end);
+}
+
+// Stored products of one block of rows with the packed panels [begin, end).
+template <class F>
+void slot_product_job(const SlotSum& p, const RowBlock& block, int64_t begin, int64_t end) {
+  const PackedLayout& l = p.w.layout;
+  const int64_t lds = l.panels() * kPanel, at_once = panels_at_once<F>(block);
+  for (int64_t panel = begin; panel < end; panel += at_once) {
+    const int64_t count = lesser(at_once, end - panel);
+    const typename F::Value* panels[4];
+    for (int64_t i = 0; i < count; ++i)
+      panels[i] = panel_of<F>(p.w, block.group, panel + i, nullptr);
+    multiply<F>(packed_block<F>(p.packed, block, l.steps()), panels, static_cast<int>(count),
+                l.steps(), p.products + block.first_row * lds + panel * kPanel, lds);
+  }
+}
+
 // Columns of the panels [begin, end). The scratch holds the sums of all rows, then four panels.
 template <class F>
 void slot_sum_job(const SlotSum& p, int64_t begin, int64_t end, char* scratch) {
@@ -40,6 +67,8 @@ void slot_sum_job(const SlotSum& p, int64_t begin, int64_t end, char* scratch) {
   for (int64_t g = 0; g < p.rows.groups; ++g) {
     const int64_t block_begin = p.rows.group_first[g], block_end = p.rows.group_first[g + 1];
     if (block_begin == block_end) continue;
+    const bool last = block_end == p.rows.count;
+    const void* next = panel_ahead(p.w, last ? g : p.rows.blocks[block_end].group, begin);
     for (int64_t panel = begin; panel < end; panel += 4) {
       const int64_t count = lesser(4, end - panel);
       const typename F::Value* panels[4];
@@ -48,15 +77,13 @@ void slot_sum_job(const SlotSum& p, int64_t begin, int64_t end, char* scratch) {
       for (int64_t b = block_begin; b < block_end; ++b) {
         const RowBlock& block = p.rows.blocks[b];
         multiply<F>(packed_block<F>(p.packed, block, l.steps()), panels, static_cast<int>(count),
-                    l.steps(), sums + block.first_row * lds + (panel - begin) * kPanel, lds);
+                    l.steps(), sums + block.first_row * lds + (panel - begin) * kPanel, lds,
+                    panel + count < end ? nullptr : next);
       }
     }
   }
   const int64_t column = begin * kPanel, columns = lesser(lds, l.outputs - column);
-  if (p.y_bf16)
-    combine<bf16>(p, sums, lds, column, columns);
-  else
-    combine<float>(p, sums, lds, column, columns);
+  combine(p, sums, lds, column, columns, 0, p.tokens);
 }
 
 }  // namespace

@@ -7,8 +7,8 @@
 namespace mn::MN_ISA {
 namespace {
 
-// Steps of a panel that stay in L1 (32 KiB) while the tiles of a block pass over them.
-constexpr int64_t kChunkSteps = 256;
+// Steps of a panel (64 KiB) that stay in L2 while the tiles of a block pass over them.
+constexpr int64_t kChunkSteps = 512;
 // Bytes in flight where each weight is read once: what the memory returns within its latency.
 constexpr int64_t kStreamAhead = 8192;
 
@@ -35,7 +35,7 @@ MN_INLINE int panels_at_once(const RowBlock& block) {
   return block.rows <= block.height ? streams_for<F>(block.rows) : 1;
 }
 
-// A panel times a block of several tiles. They pass over chunks that stay in L1, and the first two
+// A panel times a block of several tiles. They pass over chunks that stay in L2, and the first two
 // of them bring what follows, half of it each, so that the memory is busy without being waited for.
 template <class F>
 void multiply_chunks(const PackedRows<F>& x, const typename F::Value* panel, const void* next,
@@ -62,15 +62,16 @@ void multiply_chunks(const PackedRows<F>& x, const typename F::Value* panel, con
   }
 }
 
-// c[row][32 * panel + output] = sum over steps, for the `count` (at most 4) panels given.
+// c[row][32 * panel + output] = sum over steps, for the `count` (at most 4) panels given. `next` is
+// what will be read after them, by default what follows the last in memory.
 template <class F>
 void multiply(const PackedRows<F>& x, const typename F::Value* const* panels, int count,
-              int64_t steps, float* c, int64_t ldc) {
+              int64_t steps, float* c, int64_t ldc, const void* next = nullptr) {
+  if (next == nullptr) next = panels[count - 1] + steps * 2 * F::kVector;
   if (x.rows > x.height) {
     for (int p = 0; p < count; ++p)
-      multiply_chunks<F>(x, panels[p],
-                         p + 1 < count ? panels[p + 1] : panels[p] + steps * 2 * F::kVector, steps,
-                         c + p * kPanel, ldc);
+      multiply_chunks<F>(x, panels[p], p + 1 < count ? panels[p + 1] : next, steps, c + p * kPanel,
+                         ldc);
     return;
   }
   TileArgs<F> args;

@@ -29,6 +29,14 @@ MN_INLINE const typename F::Value* panel_of(const Weights& w, int64_t group, int
   return reinterpret_cast<const Value*>(buffer);
 }
 
+// Where a packed panel begins, for its prefetch; it may lie beyond the weight. Null if not packed.
+MN_INLINE const void* panel_ahead(const Weights& w, int64_t group, int64_t panel) {
+  if (!w.packed) return nullptr;
+  const intptr_t begin = reinterpret_cast<intptr_t>(w.data);
+  return reinterpret_cast<const void*>(begin + group * w.layout.expert_bytes() +
+                                       panel * w.layout.panel_bytes());
+}
+
 // The blocks of one job: one, or a whole group's where each panel costs its packing.
 struct BlockRange {
   int64_t group, begin, end;
