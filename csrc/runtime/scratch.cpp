@@ -20,17 +20,19 @@ struct Arena {
   size_t bytes = 0;
 };
 
-Arena& arena() {
+Arena& op_arena() {
   thread_local Arena a;
   return a;
 }
 
-}  // namespace
+Arena& call_arena() {
+  thread_local Arena a;
+  return a;
+}
 
-char* scratch(int64_t bytes) {
-  Arena& a = arena();
+char* at_least(Arena& a, int64_t bytes) {
   if (static_cast<size_t>(bytes) > a.bytes) {
-    release_scratch();
+    a = {};
     const size_t size = (static_cast<size_t>(bytes) + kHugePage - 1) / kHugePage * kHugePage;
     a.data.reset(static_cast<char*>(std::aligned_alloc(kHugePage, size)));
     if (!a.data) throw std::bad_alloc();
@@ -42,6 +44,14 @@ char* scratch(int64_t bytes) {
   return a.data.get();
 }
 
-void release_scratch() { arena() = {}; }
+}  // namespace
+
+char* scratch(int64_t bytes) { return at_least(op_arena(), bytes); }
+char* workspace(int64_t bytes) { return at_least(call_arena(), bytes); }
+
+void release_scratch() {
+  op_arena() = {};
+  call_arena() = {};
+}
 
 }  // namespace mn

@@ -21,9 +21,10 @@ class ScratchPlan {
   int64_t total_ = 0;
 };
 
-// At least `bytes`, aligned to 2 MiB, valid until the thread's next call of either function.
-// Throws std::bad_alloc.
-char* scratch(int64_t bytes);
+// At least `bytes`, aligned to 2 MiB, valid until the thread's next call of the same function or of
+// release_scratch. Throws std::bad_alloc.
+char* scratch(int64_t bytes);    // of one op
+char* workspace(int64_t bytes);  // of a call that makes a sequence of ops
 void release_scratch();
 
 }  // namespace mn

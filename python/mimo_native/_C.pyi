@@ -2,7 +2,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['PackedLayout', 'advise_huge_pages', 'attention', 'attention_cached', 'attention_varlen', 'cache_commit', 'expert_mlp', 'expert_mlp_backward', 'expert_plan', 'grouped_gemm', 'input_grad', 'isa', 'isa_levels', 'linear', 'max_threads', 'pack', 'philox4x32_10', 'philox_uniform', 'probe_bandwidth', 'probe_flops', 'release_scratch', 'rms_norm', 'rope', 'rope_table', 'route', 'route_backward', 'sample', 'set_isa', 'swiglu', 'swiglu_grad', 'swiglu_mlp', 'unpack', 'weight_grad']
+__all__: list[str] = ['AttentionWeights', 'CacheLayers', 'Decoder', 'DecoderLayer', 'JoinWeights', 'PackedLayout', 'RouterWeights', 'Watch', 'advise_huge_pages', 'attention', 'attention_cached', 'attention_varlen', 'cache_commit', 'expert_mlp', 'expert_mlp_backward', 'expert_plan', 'grouped_gemm', 'input_grad', 'isa', 'isa_levels', 'linear', 'max_threads', 'pack', 'philox4x32_10', 'philox_uniform', 'probe_bandwidth', 'probe_flops', 'release_scratch', 'rms_norm', 'rope', 'rope_table', 'route', 'route_backward', 'sample', 'set_isa', 'swiglu', 'swiglu_grad', 'swiglu_mlp', 'unpack', 'weight_grad']
 class PackedLayout:
     def __init__(self, format: str, experts: typing.SupportsInt | typing.SupportsIndex, outputs: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, expert_panels: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
@@ -14,6 +14,38 @@ class PackedLayout:
         ...
     @property
     def panel_bytes(self) -> int:
+        ...
+class AttentionWeights:
+    def __init__(self, *, qkv: tuple[torch.Tensor, PackedLayout], o: tuple[torch.Tensor, PackedLayout], q_heads: typing.SupportsInt | typing.SupportsIndex, kv_heads: typing.SupportsInt | typing.SupportsIndex, head_dim: typing.SupportsInt | typing.SupportsIndex, v_head_dim: typing.SupportsInt | typing.SupportsIndex, theta: typing.SupportsFloat | typing.SupportsIndex, rotary_dim: typing.SupportsInt | typing.SupportsIndex, value_scale: typing.SupportsFloat | typing.SupportsIndex, window_keys: typing.SupportsInt | typing.SupportsIndex | None, sink: torch.Tensor | None) -> None:
+        ...
+class RouterWeights:
+    def __init__(self, *, proj: tuple[torch.Tensor, PackedLayout], bias: torch.Tensor, top_k: typing.SupportsInt | typing.SupportsIndex, n_group: typing.SupportsInt | typing.SupportsIndex, topk_group: typing.SupportsInt | typing.SupportsIndex, normalize: bool, scaling: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+class DecoderLayer:
+    def __init__(self, *, before_attention: tuple[torch.Tensor, typing.SupportsFloat | typing.SupportsIndex], attention: AttentionWeights, before_mlp: tuple[torch.Tensor, typing.SupportsFloat | typing.SupportsIndex], gate_up: tuple[torch.Tensor, PackedLayout], down: tuple[torch.Tensor, PackedLayout], router: RouterWeights | None) -> None:
+        ...
+class JoinWeights:
+    def __init__(self, *, embedded: tuple[torch.Tensor, typing.SupportsFloat | typing.SupportsIndex], hidden: tuple[torch.Tensor, typing.SupportsFloat | typing.SupportsIndex], weight: tuple[torch.Tensor, PackedLayout]) -> None:
+        ...
+class CacheLayers:
+    def __init__(self, *, layers: collections.abc.Sequence[tuple[torch.Tensor, torch.Tensor, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, torch.Tensor | None]], lengths: torch.Tensor, max_tokens: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def commit(self, staged: torch.Tensor, cu_seqlens: torch.Tensor, rows: torch.Tensor | None, ancestors: torch.Tensor | None) -> None:
+        ...
+    @property
+    def staged_per_token(self) -> int:
+        """
+        Elements of one token's new keys and values in all layers.
+        """
+class Decoder:
+    def __init__(self, *, bf16: bool, join: JoinWeights | None, layers: collections.abc.Sequence[DecoderLayer], norm: tuple[torch.Tensor, typing.SupportsFloat | typing.SupportsIndex], head: tuple[torch.Tensor, PackedLayout]) -> None:
+        ...
+    def step(self, caches: CacheLayers, *, x: torch.Tensor, hidden: torch.Tensor | None, cu_seqlens: torch.Tensor, ancestors: torch.Tensor | None, staged: torch.Tensor, routing: torch.Tensor | None, logits: torch.Tensor | None, logit_rows: torch.Tensor | None) -> None:
+        ...
+class Watch:
+    def __init__(self, entries: list, empty: list, tensors: list) -> None:
+        ...
+    def unchanged(self) -> bool:
         ...
 def advise_huge_pages(storage: torch.Tensor) -> bool:
     ...

@@ -130,7 +130,7 @@ def test_max_tokens_holds_for_every_layer() -> None:
 def test_mtp_blocks_trail_behind() -> None:
     cache = filled(2, 40)
     k, v = mtp_step(70)
-    cache.stage_mtp(1, k, v, torch.tensor([0, 39, 70]))
+    cache.stage_mtp(1, [(k, v)], torch.tensor([0, 39, 70]))
     cache.commit_mtp(1)
     assert cache.mtp_lengths(0).tolist() == [0, 0]
     assert cache.mtp_lengths(1).tolist() == [39, 31]
@@ -147,7 +147,7 @@ def test_mtp_blocks_trail_behind() -> None:
 
 def test_cutting_a_row_cuts_its_layers_and_drops_what_was_staged() -> None:
     cache = filled(2, 40)
-    cache.stage_mtp(0, *mtp_step(70), torch.tensor([0, 39, 70]))
+    cache.stage_mtp(0, [mtp_step(70)], torch.tensor([0, 39, 70]))
     cache.commit_mtp(0)
     cache.truncate(0, 35)
     assert cache.lengths.tolist() == [35, 40]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import mimo_native as mn
+from mimo_native.cache import ModelCache
 from mimo_native.inference import Engine
 
 CONFIG = mn.MiMoConfig.tiny()
@@ -204,15 +205,14 @@ def test_a_failed_step_loses_nothing(model, monkeypatch: pytest.MonkeyPatch) -> 
     engine = Engine(model, max_batch=1, max_tokens=100)
     engine.add(prompt, make_sampling(1))
     engine.step()
-    real = mn.ops.swiglu_mlp
 
     def fail(*args: object) -> torch.Tensor:
         raise RuntimeError("interrupted")
 
-    monkeypatch.setattr(mn.ops, "swiglu_mlp", fail)
-    with pytest.raises(RuntimeError, match="interrupted"):
-        engine.step()
-    monkeypatch.setattr(mn.ops, "swiglu_mlp", real)
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelCache, "commit", fail)
+        with pytest.raises(RuntimeError, match="interrupted"):
+            engine.step()
     while engine.has_work:
         engine.step()
     assert engine.finished[0].output == want

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..backends import native
 from ..errors import ShapeError, UnsupportedError
 
-__all__ = ["BLOCK", "GlobalLayerCache", "LayerCache", "RingLayerCache", "write"]
+__all__ = ["BLOCK", "GlobalLayerCache", "LayerCache", "RingLayerCache", "native_layers", "write"]
 
 BLOCK = 64  # positions per block
 
@@ -250,6 +250,12 @@ def write(
         for c, k_new, v_new in layers
     ]
     native("cpu").cache_commit(storage, lengths, cu_seqlens, rows, ancestors, max_tokens)
+
+
+def native_layers(layers: Sequence[LayerCache], lengths: Tensor, max_tokens: int) -> object:
+    """Layers with common lengths as one ``_C.CacheLayers``, which the native step reads."""
+    storage = [(c.keys, c.values, c.head_dim, c.v_head_dim, c.held_from) for c in layers]
+    return native("cpu").CacheLayers(layers=storage, lengths=lengths, max_tokens=max_tokens)
 
 
 def _unpack(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

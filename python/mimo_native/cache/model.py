@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ..config import LayerConfig, MiMoConfig
 from ..errors import ShapeError
-from .layer import GlobalLayerCache, LayerCache, RingLayerCache, write
+from .layer import GlobalLayerCache, LayerCache, RingLayerCache, native_layers, write
 
 __all__ = ["ModelCache"]
 
@@ -17,7 +18,7 @@ __all__ = ["ModelCache"]
 class _Step:
     """New keys and values of layers with common lengths, not committed yet."""
 
-    keys_values: Sequence[tuple[Tensor, Tensor]]
+    keys_values: Sequence[tuple[Tensor, Tensor]] | Tensor
     cu_seqlens: Tensor
     ancestors: Tensor | None
 
@@ -38,7 +39,7 @@ class ModelCache:
         mtp_layers: Sequence[LayerConfig] = (),
         dtype: torch.dtype = torch.bfloat16,
     ) -> None:
-        self.max_tokens = max_tokens
+        self.max_tokens, self.dtype = max_tokens, dtype
         self.lengths = torch.zeros(rows, dtype=torch.int64)
         self._mtp_lengths = torch.zeros(len(mtp_layers), rows, dtype=torch.int64)
         self.layers = tuple(
@@ -50,6 +51,7 @@ class ModelCache:
         )
         self._step: _Step | None = None
         self._mtp_steps: dict[int, _Step] = {}
+        self._native_mtp: dict[int, object] = {}
 
     @classmethod
     def for_config(
@@ -98,21 +100,34 @@ class ModelCache:
                 remedy="Make the cache with a larger max_tokens, or truncate the row.",
             )
 
+    @cached_property
+    def native_layers(self) -> object:
+        """The decoder layers' storage as the native step takes it."""
+        return native_layers(self.layers, self.lengths, self.max_tokens)
+
+    def native_mtp_layers(self, k: int) -> object:
+        """The storage of MTP block ``k`` as the native step takes it."""
+        self._check_mtp(k)
+        if k not in self._native_mtp:
+            layers = (self.mtp_layers[k],)
+            self._native_mtp[k] = native_layers(layers, self._mtp_lengths[k], self.max_tokens)
+        return self._native_mtp[k]
+
     def stage(
         self,
-        keys_values: Sequence[tuple[Tensor, Tensor]],
+        keys_values: Sequence[tuple[Tensor, Tensor]] | Tensor,
         cu_seqlens: Tensor,
         ancestors: Tensor | None = None,
     ) -> None:
         """Hold a step's new keys and values until ``commit``; an earlier step is dropped.
 
-        keys_values: per layer k [N, Hkv, Dqk] and v [N, Hkv, Dv]; cu_seqlens [rows + 1];
-        ancestors [N] int64 of a draft tree.
+        keys_values: per layer k [N, Hkv, Dqk] and v [N, Hkv, Dv], or all of these one after another
+        in one tensor; cu_seqlens [rows + 1]; ancestors [N] int64 of a draft tree.
         """
-        if len(keys_values) != len(self.layers):
+        if not isinstance(keys_values, Tensor) and len(keys_values) != len(self.layers):
             expected = f"keys and values of {len(self.layers)} layers"
             raise ShapeError("stage", "keys_values", expected=expected, got=str(len(keys_values)))
-        self._step = _Step(tuple(keys_values), cu_seqlens, ancestors)
+        self._step = _Step(keys_values, cu_seqlens, ancestors)
 
     def commit(self, rows: Tensor | None = None) -> None:
         """Append the staged step to every layer; all of it or, with an error, nothing.
@@ -123,14 +138,19 @@ class ModelCache:
         if self._step is None:
             raise ShapeError("commit", "step", expected="a staged step", got="none")
         step = self._step
-        layers = [(c, k, v) for c, (k, v) in zip(self.layers, step.keys_values, strict=True)]
-        write(layers, self.lengths, step.cu_seqlens, rows, step.ancestors, self.max_tokens)
+        if isinstance(step.keys_values, Tensor):
+            self.native_layers.commit(step.keys_values, step.cu_seqlens, rows, step.ancestors)
+        else:
+            layers = [(c, k, v) for c, (k, v) in zip(self.layers, step.keys_values, strict=True)]
+            write(layers, self.lengths, step.cu_seqlens, rows, step.ancestors, self.max_tokens)
         self._step = None
 
-    def stage_mtp(self, k: int, keys: Tensor, values: Tensor, cu_seqlens: Tensor) -> None:
-        """Hold a step of MTP block ``k``: keys [N, Hkv, Dqk], values [N, Hkv, Dv]."""
+    def stage_mtp(
+        self, k: int, keys_values: Sequence[tuple[Tensor, Tensor]] | Tensor, cu_seqlens: Tensor
+    ) -> None:
+        """Hold a step of MTP block ``k``; its one layer's ``keys_values`` as in ``stage``."""
         self._check_mtp(k)
-        self._mtp_steps[k] = _Step(((keys, values),), cu_seqlens, None)
+        self._mtp_steps[k] = _Step(keys_values, cu_seqlens, None)
 
     def commit_mtp(self, k: int, rows: Tensor | None = None) -> None:
         """Append block ``k``'s staged step; ``rows`` as in ``commit``."""
@@ -138,10 +158,11 @@ class ModelCache:
         if k not in self._mtp_steps:
             raise ShapeError("commit_mtp", "step", expected="a staged step", got="none")
         step = self._mtp_steps[k]
-        keys, values = step.keys_values[0]
-        lengths = self._mtp_lengths[k]
-        layers = [(self.mtp_layers[k], keys, values)]
-        write(layers, lengths, step.cu_seqlens, rows, None, self.max_tokens)
+        if isinstance(step.keys_values, Tensor):
+            self.native_mtp_layers(k).commit(step.keys_values, step.cu_seqlens, rows, None)
+        else:
+            layers = [(self.mtp_layers[k], *step.keys_values[0])]
+            write(layers, self._mtp_lengths[k], step.cu_seqlens, rows, None, self.max_tokens)
         del self._mtp_steps[k]
 
     def truncate(self, row: int, length: int) -> None:

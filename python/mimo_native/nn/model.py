@@ -15,6 +15,7 @@ from ..errors import ShapeError
 from .batch import Batch, pack_batch
 from .embedding import Embedding
 from .layer import DecoderLayer, MTPBlock
+from .native import NativeDecoder
 from .norm import RMSNorm
 from .weight import Weight, wide
 
@@ -75,6 +76,7 @@ class MiMoForCausalLM(nn.Module):
         if config.tie_word_embeddings:
             self.model.embed_tokens.tie(self.head)
         self.tokenizer: Tokenizer | None = None
+        self._native = NativeDecoder()
         self.eval()
 
     # ------------------------------------------------------------------ forward
@@ -106,10 +108,31 @@ class MiMoForCausalLM(nn.Module):
             input_ids, position_ids, attention_mask, cu_seqlens, cache, ancestors, replay_ids
         )
         x = self.model.embed_tokens(batch.take(input_ids))
+        if replay_ids is None and self._native.serves(self, x, cache):
+            x, staged, routing = self._native.run(x, batch)
+        else:
+            x, staged, routing = self._run_layers(x, batch, replay_ids)
+        out = self._finish(batch, x, labels, logits, shift=1)
+        if routing is not None:
+            narrow = torch.uint8 if self.config.n_routed_experts <= 256 else torch.int16
+            out.routing = torch.stack([batch.put(ids) for ids in routing.to(narrow)])
+        if cache is not None:
+            cache.stage(staged, batch.cu_seqlens, batch.ancestors)
+            if ancestors is None:
+                cache.commit()
+        return out
+
+    def _run_layers(
+        self, x: Tensor, batch: Batch, replay_ids: Tensor | None
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]], Tensor | None]:
+        """The decoder module by module.
+
+        x [N, D] -> (x, each layer's keys and values, the chosen experts [moe layers, N, K] or None)
+        """
         routing: list[Tensor] = []
         keys_values: list[tuple[Tensor, Tensor]] = []
         for i, layer in enumerate(self.model.layers):
-            layer_cache = None if cache is None else cache.layers[i]
+            layer_cache = None if batch.cache is None else batch.cache.layers[i]
             replay = None
             if replay_ids is not None and self.config.layer(i).moe:
                 replay = batch.take(replay_ids[len(routing)]).to(torch.int32)
@@ -117,15 +140,7 @@ class MiMoForCausalLM(nn.Module):
             keys_values.append((k, v))
             if routed is not None:
                 routing.append(routed.ids)
-        out = self._finish(batch, x, labels, logits, shift=1)
-        if routing:
-            dtype = torch.uint8 if self.config.n_routed_experts <= 256 else torch.int16
-            out.routing = torch.stack([batch.put(ids.to(dtype)) for ids in routing])
-        if cache is not None:
-            cache.stage(keys_values, batch.cu_seqlens, batch.ancestors)
-            if ancestors is None:
-                cache.commit()
-        return out
+        return x, keys_values, torch.stack(routing) if routing else None
 
     def mtp(
         self,
@@ -170,13 +185,16 @@ class MiMoForCausalLM(nn.Module):
             ancestors=None,
             cache=cache,
         )
-        block = self.model.mtp.layers[k]
-        layer_cache = None if cache is None else cache.mtp_layers[k]
-        embedded = self.model.embed_tokens(batch.take(next_ids))
-        u, keys, values = block(embedded, batch.take(hidden), batch, layer_cache)
-        out = self._finish(batch, u, labels, logits, shift=k + 2, normed=True)
+        x, hidden = self.model.embed_tokens(batch.take(next_ids)), batch.take(hidden)
+        if not hidden.requires_grad and self._native.serves(self, x, cache):
+            x, staged = self._native.run_block(k, x, hidden, batch)
+        else:
+            layer_cache = None if cache is None else cache.mtp_layers[k]
+            x, keys, values = self.model.mtp.layers[k](x, hidden, batch, layer_cache)
+            staged = [(keys, values)]
+        out = self._finish(batch, x, labels, logits, shift=k + 2, normed=True)
         if cache is not None:
-            cache.stage_mtp(k, keys, values, batch.cu_seqlens)
+            cache.stage_mtp(k, staged, batch.cu_seqlens)
         return out
 
     def _pack(
@@ -300,6 +318,7 @@ class MiMoForCausalLM(nn.Module):
 
     def pack(self, format: str | None = None) -> "MiMoForCausalLM":
         """Bring every weight into the kernels' layout, in place: faster, inference only."""
+        self._native.forget()
         for module in self.modules():
             if isinstance(module, Weight):
                 module.pack(format)
@@ -307,6 +326,7 @@ class MiMoForCausalLM(nn.Module):
 
     def unpack(self) -> "MiMoForCausalLM":
         """Back to trainable parameters."""
+        self._native.forget()
         for module in self.modules():
             if isinstance(module, Weight):
                 module.unpack()
