@@ -5,6 +5,7 @@
 #include "experts/problem.h"
 #include "experts/slot_sum.h"
 #include "experts/swiglu.h"
+#include "gemm/coded_rows.h"
 #include "gemm/store.h"
 #include "runtime/parallel.h"
 
@@ -51,13 +52,12 @@ void gate_up_job(const ExpertProblem& p, const BlockRange& blocks, int64_t begin
                       buffer + i * l.panel_bytes());
     for (int64_t b = blocks.begin; b < blocks.end; ++b) {
       const RowBlock& block = rows.blocks[b];
-      multiply<F>(packed_block<F>(p.packed_x, block, l.steps()), panels,
-                  static_cast<int>(gates + ups), l.steps(), c, ldc,
-                  panel_ahead(p.gate_up, blocks.group, panel + gates));
+      multiply_panels<F>(l, packed_block<F>(p.packed_x, block, row_steps<F>(l)), panels,
+                         gates + ups, c, ldc, panel_ahead(p.gate_up, blocks.group, panel + gates));
       for (int64_t i = 0; i < gates; ++i) {
         const float *gate = c + i * kPanel, *up = c + (gates + i) * kPanel + shift;
         const int64_t column = (panel + i) * kPanel;
-        store_activations<F>(gate, up, ldc, block, column, ffn, p.packed_h);
+        store_activations<F>(gate, up, ldc, block, column, p.down.w.layout, p.packed_h);
         if (p.saved) save_gate_up<F>(gate, up, ldc, block, column, ffn, p.saved);
       }
     }
@@ -83,8 +83,8 @@ void forward(const ExpertProblem& p) {
     char* scratch = work.thread_scratch + omp_get_thread_num() * work.thread_scratch_bytes;
 #pragma omp for schedule(dynamic, 1)
     for (int64_t job = 0; job < pack_jobs; ++job)
-      pack_rows<F>(p.x, rows.blocks[job / rows.most_tiles], job % rows.most_tiles, up.inputs,
-                   up.steps(), p.packed_x);
+      pack_block_tile<F>(p.x, rows.blocks[job / rows.most_tiles], job % rows.most_tiles, up,
+                         p.packed_x);
 #pragma omp for schedule(dynamic, 1)
     for (int64_t job = 0; job < gate_up_jobs; ++job) {
       const int64_t begin = job % pieces * work.ffn_panels_per_job;
@@ -148,7 +148,7 @@ extern const ExpertKernels expert_kernels = {
     swiglu_rows<bf16>,
     swiglu_grad_rows<float>,
     swiglu_grad_rows<bf16>,
-    {forward<Bf16Format>, forward<F32Format>},
+    {forward<Bf16Format>, forward<F32Format>, forward<CodedBf16>, forward<CodedF32>},
 };
 
 }  // namespace mn::MN_ISA

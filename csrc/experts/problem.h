@@ -82,10 +82,10 @@ struct ExpertKernels {
   void (*swiglu_bf16)(const SwigluProblem&);
   void (*swiglu_grad_f32)(const SwigluGradProblem&);
   void (*swiglu_grad_bf16)(const SwigluGradProblem&);
-  void (*forward[kFormats])(const ExpertProblem&);
+  void (*forward[kKinds])(const ExpertProblem&);
 };
 struct ExpertBackwardKernels {
-  void (*backward[kFormats])(const ExpertBackwardProblem&);
+  void (*backward[kPlainFormats])(const ExpertBackwardProblem&);
 };
 
 MN_DECLARE_KERNELS(ExpertKernels, expert_kernels)

@@ -20,12 +20,8 @@ constexpr int64_t kJobsPerThread = 8;
 // Products of the second matrix that are stored: with more rows, arithmetic takes the time.
 constexpr int64_t kStoredBytes = 4 << 20;
 
-int64_t value_bytes(const PackedLayout& l) { return l.format == Format::bf16 ? 2 : 4; }
-int64_t row_bytes(const PackedLayout& l) { return l.steps() * l.depth() * value_bytes(l); }
-
-ExpertPlan plan_layer(const ExpertLayer& layer, int64_t first, int64_t tokens) {
-  const int tile_rows =
-      gemm_kernels_for_isa().tile_rows[static_cast<int>(layer.gate_up.layout.format)];
+ExpertPlan plan_layer(const ExpertLayer& layer, int64_t first, int64_t tokens, int kind) {
+  const int tile_rows = gemm_kernels_for_isa().tile_rows[kind];
   if (layer.routed)
     return plan_experts(layer.ids + first * layer.slots, tokens, layer.slots,
                         layer.gate_up.layout.experts, tile_rows);
@@ -62,15 +58,16 @@ void forward_pass(const ExpertLayer& layer, const ExpertPlan& plan, const RowSou
   const int64_t panel_bytes = std::max(up.panel_bytes(), down.panel_bytes());
   Work work = plan_work(plan.rows, down.inputs, down.outputs, layer.down.packed ? 0 : panel_bytes);
   ScratchPlan parts;
-  const int64_t x_at = parts.add(plan.rows.rows * row_bytes(up));
-  const int64_t h_at = parts.add(plan.rows.rows * row_bytes(down));
+  const int kind = kind_of(up, x.bf16);
+  const int64_t x_at = parts.add(plan.rows.rows * row_bytes(up, kind));
+  const int64_t h_at = parts.add(plan.rows.rows * row_bytes(down, kind));
   const int64_t product_bytes = plan.rows.rows * down.panels() * kPanel * 4;
   const bool stored = layer.down.packed && product_bytes <= kStoredBytes;
   const int64_t products_at = parts.add(stored ? product_bytes : 0);
   const int64_t threads_at = parts.add(work.thread_scratch_bytes * work.threads);
   char* base = scratch(parts.total());
   work.thread_scratch = base + threads_at;
-  expert_kernels_for_isa().forward[static_cast<int>(up.format)](
+  expert_kernels_for_isa().forward[kind](
       {.x = {x.data, x.stride, index_or_null(plan.token), x.bf16},
        .gate_up = layer.gate_up,
        .saved = saved,
@@ -105,8 +102,8 @@ void backward_rows(const ExpertLayer& layer, const ExpertPlan& plan, const RowSo
   Work work = plan_work(plan.rows, ffn, up.layout.outputs,
                         std::max(up.layout.panel_bytes(), down.layout.panel_bytes()));
   ScratchPlan parts;
-  const int64_t dy_at = parts.add(rows * row_bytes(down.layout));
-  const int64_t d_at = parts.add(grads.dx ? rows * row_bytes(up.layout) : 0);
+  const int64_t dy_at = parts.add(rows * row_bytes(down.layout, 0));
+  const int64_t d_at = parts.add(grads.dx ? rows * row_bytes(up.layout, 0) : 0);
   const int64_t dots_at = parts.add(grads.dweights ? rows * down.layout.panels() * 4 : 0);
   const int64_t row_dots_at = parts.add(grads.dweights ? rows * 4 : 0);
   const int64_t threads_at = parts.add(work.thread_scratch_bytes * work.threads);
@@ -157,8 +154,8 @@ void run_experts(const ExpertLayer& layer, const RowSource& x, int64_t tokens, v
     const int64_t count = std::min(most, tokens - first);
     RowSource rows = x;
     rows.data = static_cast<const char*>(x.data) + first * x.stride * value;
-    forward_pass(layer, plan_layer(layer, first, count), rows,
-                 layer.weights ? layer.weights + first * slots : nullptr, saved,
+    forward_pass(layer, plan_layer(layer, first, count, kind_of(layer.gate_up.layout, x.bf16)),
+                 rows, layer.weights ? layer.weights + first * slots : nullptr, saved,
                  static_cast<char*>(y) + first * width * y_value, y_bf16);
   }
 }
@@ -167,7 +164,7 @@ void run_experts_backward(const ExpertLayer& layer, const RowSource& dy, const R
                           int64_t tokens, const void* saved, const ExpertGrads& grads) {
   const PackedLayout &up = layer.gate_up.layout, &down = layer.down.layout;
   const bool bf16 = up.format == Format::bf16;
-  const ExpertPlan plan = plan_layer(layer, 0, tokens);
+  const ExpertPlan plan = plan_layer(layer, 0, tokens, kind_of(up, dy.bf16));
   RowSource dy_rows = dy, x_rows = x;
   dy_rows.index = x_rows.index = index_or_null(plan.token);
   if (plan.rows.rows > 0) backward_rows(layer, plan, dy_rows, saved, grads);

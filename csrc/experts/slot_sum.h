@@ -5,6 +5,7 @@
 #pragma once
 
 #include "experts/problem.h"
+#include "gemm/coded_rows.h"
 #include "gemm/multiply.h"
 #include "gemm/panels.h"
 #include "gemm/rows.h"
@@ -52,8 +53,8 @@ void slot_product_job(const SlotSum& p, const RowBlock& block, int64_t begin, in
     const typename F::Value* panels[4];
     for (int64_t i = 0; i < count; ++i)
       panels[i] = panel_of<F>(p.w, block.group, panel + i, nullptr);
-    multiply<F>(packed_block<F>(p.packed, block, l.steps()), panels, static_cast<int>(count),
-                l.steps(), p.products + block.first_row * lds + panel * kPanel, lds);
+    multiply_panels<F>(l, packed_block<F>(p.packed, block, row_steps<F>(l)), panels, count,
+                       p.products + block.first_row * lds + panel * kPanel, lds);
   }
 }
 
@@ -76,9 +77,9 @@ void slot_sum_job(const SlotSum& p, int64_t begin, int64_t end, char* scratch) {
         panels[i] = panel_of<F>(p.w, g, panel + i, buffer + i * l.panel_bytes());
       for (int64_t b = block_begin; b < block_end; ++b) {
         const RowBlock& block = p.rows.blocks[b];
-        multiply<F>(packed_block<F>(p.packed, block, l.steps()), panels, static_cast<int>(count),
-                    l.steps(), sums + block.first_row * lds + (panel - begin) * kPanel, lds,
-                    panel + count < end ? nullptr : next);
+        multiply_panels<F>(l, packed_block<F>(p.packed, block, row_steps<F>(l)), panels, count,
+                           sums + block.first_row * lds + (panel - begin) * kPanel, lds,
+                           panel + count < end ? nullptr : next);
       }
     }
   }

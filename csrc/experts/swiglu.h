@@ -1,6 +1,7 @@
 // SwiGLU on a float32 tile, and its way into the packed rows of the second product.
 #pragma once
 
+#include "gemm/coded_rows.h"
 #include "gemm/panels.h"
 #include "gemm/rows.h"
 
@@ -37,14 +38,18 @@ MN_INLINE u32x16 activation_words(const float* gate, const float* up, int64_t le
 // Activations [column, column + 32) of a block; gate and up are rows of `ldc` floats.
 template <class F>
 void store_activations(const float* gate, const float* up, int64_t ldc, const RowBlock& block,
-                       int64_t column, int64_t ffn, void* packed_h) {
-  const int64_t steps = (ffn + F::kDepth - 1) / F::kDepth;
+                       int64_t column, const PackedLayout& down, void* packed_h) {
+  const int64_t ffn = down.inputs, steps = row_steps<F>(down);
+  const bool has_min = down.coded() && coding_of(down.format).has_min;
+  // Words of the row before this granule, of which codes see whole ones only.
+  const int64_t before = column / F::kDepth + (has_min ? column / kGranule : 0);
+  const int64_t end = down.coded() ? kPanel : lesser(kPanel, ffn - column);
   for (int row = 0; row < block.rows; row += block.height) {
     const int n = block.rows - row < block.height ? block.rows - row : block.height;
     uint32_t* tile =
         reinterpret_cast<uint32_t*>(packed_at<F>(packed_h, block.first_row + row, steps));
-    for (int64_t j = 0; j < kPanel && column + j < ffn; j += 16 * F::kDepth) {
-      const int64_t step = (column + j) / F::kDepth;
+    for (int64_t j = 0; j < end; j += 16 * F::kDepth) {
+      const int64_t step = before + j / F::kDepth;
       const int count = static_cast<int>(lesser(16, steps - step));
       u32x16 x[16];
       for (int i = 0; i < n; ++i) {
@@ -58,6 +63,10 @@ void store_activations(const float* gate, const float* up, int64_t ldc, const Ro
       for (int i = n; i < 16; ++i) x[i] = u32x16::zero();
       transpose(x);
       for (int i = 0; i < count; ++i) x[i].store_n(tile + (step + i) * n, n);
+    }
+    if (has_min) {
+      uint32_t* granule = tile + before * n;
+      if constexpr (Coded<F>) sum_granule<F>(granule, n, granule + kGranule / F::kDepth * n);
     }
   }
 }

@@ -3,6 +3,7 @@
 namespace mn {
 namespace {
 
+// Codes take rows of either dtype.
 DType dtype_of(Format format) { return format == Format::bf16 ? DType::bf16 : DType::f32; }
 
 }  // namespace

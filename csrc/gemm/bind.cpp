@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "gemm/arguments.h"
+#include "gemm/codes.h"
 #include "gemm/run.h"
 #include "runtime/module.h"
 #include "runtime/scratch.h"
@@ -15,7 +16,11 @@ namespace py = pybind11;
 
 PackedLayout make_layout(const std::string& format, int64_t experts, int64_t outputs,
                          int64_t inputs, int64_t expert_panels) {
-  return {.format = format == "bf16" ? Format::bf16 : Format::f32,
+  const Check check("PackedLayout");
+  int index = 0;
+  while (index < kFormats && format != kFormatNames[index]) ++index;
+  if (index == kFormats) check.fail("format", "the name of a format", format);
+  return {.format = static_cast<Format>(index),
           .experts = experts,
           .outputs = outputs,
           .inputs = inputs,
@@ -47,6 +52,65 @@ void unpack(const Tensor& storage, const PackedLayout& layout, const Tensor& wei
   const PackProblem problem = pack_problem(Check("unpack"), weight, storage, layout);
   const py::gil_scoped_release release;
   gemm_kernels_for_isa().unpack[static_cast<int>(layout.format)](problem);
+}
+
+// Codes, scales and mins beside the storage that they come from or go to.
+CodesProblem codes_problem(const Check& check, const Tensor& storage, const PackedLayout& layout,
+                           const Tensor& codes, const Tensor& scales,
+                           const std::optional<Tensor>& mins, int64_t rows) {
+  if (!layout.coded()) check.fail("layout", "a format of codes", "plain values");
+  weights_argument(check, storage, &layout, 1, "storage", "bytes");
+  const Coding coding = coding_of(layout.format);
+  const int64_t segments = coding.segments(layout.inputs);
+  check.shape(codes, "codes", {rows, layout.inputs}, "[rows, K]");
+  if (size_of(codes.dtype) != 1) check.fail("codes", "one byte per code", codes.describe());
+  const auto check_scales = [&](const Tensor& t, const char* name) {
+    check.shape(t, name, {rows, segments}, "[rows, segments]");
+    check.on_cpu(t, name);
+    check.contiguous(t, name);
+    if (size_of(t.dtype) != scale_bytes(layout.format))
+      check.fail(name, std::to_string(scale_bytes(layout.format)) + " bytes each", t.describe());
+  };
+  check.on_cpu(codes, "codes");
+  check.contiguous(codes, "codes");
+  check_scales(scales, "scales");
+  if (mins.has_value() != coding.has_min)
+    check.fail("mins", coding.has_min ? "a tensor" : "none", mins ? "a tensor" : "none");
+  if (mins) check_scales(*mins, "mins");
+  return {.layout = layout,
+          .packed = storage.as<char>(),
+          .codes = codes.as<uint8_t>(),
+          .scales = scales.as<char>(),
+          .mins = mins ? mins->as<char>() : nullptr,
+          .index = nullptr,
+          .rows = rows};
+}
+
+void bind_pack_codes(const Tensor& codes, const Tensor& scales, const std::optional<Tensor>& mins,
+                     const Tensor& storage, const PackedLayout& layout) {
+  const CodesProblem problem = codes_problem(Check("pack"), storage, layout, codes, scales, mins,
+                                             layout.experts * layout.outputs);
+  const py::gil_scoped_release release;
+  pack_codes(problem);
+}
+
+// Of every row, or of the rows [n] given of a matrix.
+void bind_unpack_codes(const Tensor& storage, const PackedLayout& layout,
+                       const std::optional<Tensor>& rows, const Tensor& codes, const Tensor& scales,
+                       const std::optional<Tensor>& mins) {
+  const Check check("unpack");
+  const int64_t count = rows ? rows->numel() : layout.experts * layout.outputs;
+  CodesProblem problem = codes_problem(check, storage, layout, codes, scales, mins, count);
+  if (rows) {
+    check.dtype(*rows, "rows", {DType::i64});
+    check.on_cpu(*rows, "rows");
+    check.contiguous(*rows, "rows");
+    problem.index = rows->as<int64_t>();
+    for (int64_t i = 0; i < count; ++i)
+      check.range(problem.index[i], "rows", 0, layout.outputs - 1);
+  }
+  const py::gil_scoped_release release;
+  unpack_codes(problem);
 }
 
 // Also where a row has no elements.
@@ -135,6 +199,11 @@ void bind_gemm(py::module_& m) {
       .def_property_readonly("panel_bytes", &PackedLayout::panel_bytes);
   m.def("pack", &pack, py::arg("weight"), py::arg("storage"), py::arg("layout"));
   m.def("unpack", &unpack, py::arg("storage"), py::arg("layout"), py::arg("weight"));
+  m.def("pack_codes", &bind_pack_codes, py::arg("codes"), py::arg("scales"),
+        py::arg("mins").none(true), py::arg("storage"), py::arg("layout"));
+  m.def("unpack_codes", &bind_unpack_codes, py::arg("storage"), py::arg("layout"),
+        py::arg("rows").none(true), py::arg("codes"), py::arg("scales"),
+        py::arg("mins").none(true));
   m.def("linear", &linear, py::arg("x"), py::arg("w"), py::arg("layout").none(true), py::arg("y"));
   m.def("grouped_gemm", &grouped_gemm, py::arg("x"), py::arg("w"), py::arg("layout").none(true),
         py::arg("group_sizes"), py::arg("y"));

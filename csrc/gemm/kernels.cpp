@@ -1,6 +1,7 @@
 // Packing and the grouped product, compiled once per ISA level. A plain product has one group.
 #include <omp.h>
 
+#include "gemm/coded_rows.h"
 #include "gemm/panels.h"
 #include "gemm/problem.h"
 #include "gemm/rows.h"
@@ -43,12 +44,12 @@ void unpack(const PackProblem& p) {
 template <class F>
 void multiply_and_store(const GemmProblem& p, const RowBlock& block, int64_t panel, int64_t count,
                         const typename F::Value* const* panels, float* c) {
-  const int64_t steps = p.w.layout.steps();
+  const PackedLayout& l = p.w.layout;
   const void* rows = p.packed_rows ? p.packed_rows : p.x.data;
-  multiply<F>(packed_block<F>(rows, block, steps), panels, static_cast<int>(count), steps, c,
-              count * kPanel);
+  multiply_panels<F>(l, packed_block<F>(rows, block, row_steps<F>(l)), panels, count, c,
+                     count * kPanel);
   const int64_t column = panel * kPanel;
-  const int64_t columns = lesser(count * kPanel, p.w.layout.outputs - column);
+  const int64_t columns = lesser(count * kPanel, l.outputs - column);
   const int64_t at = block.first_row * p.y_stride + column;
   if (p.y_bf16)
     store_rows(c, count * kPanel, block.rows, columns, static_cast<bf16*>(p.y) + at, p.y_stride);
@@ -86,8 +87,8 @@ void multiply(const GemmProblem& p) {
   {
 #pragma omp for schedule(dynamic, 1)
     for (int64_t job = 0; job < pack_jobs; ++job)
-      pack_rows<F>(p.x, rows.blocks[job / rows.most_tiles], job % rows.most_tiles, l.inputs,
-                   l.steps(), p.packed_rows);
+      pack_block_tile<F>(p.x, rows.blocks[job / rows.most_tiles], job % rows.most_tiles, l,
+                         p.packed_rows);
 
     char* scratch = p.thread_scratch + omp_get_thread_num() * p.thread_scratch_bytes;
 #pragma omp for schedule(dynamic, 1) nowait
@@ -102,10 +103,11 @@ void multiply(const GemmProblem& p) {
 }  // namespace
 
 extern const GemmKernels gemm_kernels = {
-    {tile_rows<Bf16Format>(1), tile_rows<F32Format>(1)},
+    {tile_rows<Bf16Format>(1), tile_rows<F32Format>(1), kCodedRows, kCodedRows},
+    {2, 4, sizeof(CodedBf16::Value), sizeof(CodedF32::Value)},
     {pack<Bf16Format>, pack<F32Format>},
     {unpack<Bf16Format>, unpack<F32Format>},
-    {multiply<Bf16Format>, multiply<F32Format>},
+    {multiply<Bf16Format>, multiply<F32Format>, multiply<CodedBf16>, multiply<CodedF32>},
     {weight_grad<Bf16Format>, weight_grad<F32Format>},
 };
 

@@ -15,6 +15,7 @@ template <class F>
 MN_INLINE u32x16 load_words(const typename F::Value* row, int64_t first, int64_t inputs) {
   const typename F::Value* p = row + first * F::kDepth;
   const int64_t left = inputs - first * F::kDepth;
+  if (left <= 0) return u32x16::zero();
   if (left >= 16 * F::kDepth) return u32x16::load_n(p, 16);
   uint32_t words[16] = {};
   std::memcpy(words, p, static_cast<size_t>(left) * sizeof(typename F::Value));
@@ -28,6 +29,7 @@ MN_INLINE u32x16 load_words(const bf16* row, int64_t first, int64_t inputs)
 {
   float words[16];
   const int64_t left = inputs - first;
+  if (left <= 0) return u32x16::zero();
   f32x16::load_n(row + first, left < 16 ? static_cast<int>(left) : 16).store(words);
   return u32x16::load_n(words, 16);
 }

@@ -88,15 +88,36 @@ struct PackProblem {
   int64_t expert_stride, row_stride;  // elements
 };
 
+// Kernels of a product by weights and rows: the two plain formats, then all coded ones with bf16 or
+// with float32 rows.
+inline constexpr int kKinds = kPlainFormats + 2;
+static inline int kind_of(const PackedLayout& l, bool bf16_rows) {
+  return l.coded() ? kPlainFormats + (bf16_rows ? 0 : 1) : static_cast<int>(l.format);
+}
+
 struct GemmKernels {
-  int tile_rows[kFormats];  // the most rows of a register tile
-  void (*pack[kFormats])(const PackProblem&);
-  void (*unpack[kFormats])(const PackProblem&);
-  void (*multiply[kFormats])(const GemmProblem&);
-  void (*weight_grad[kFormats])(const WeightGradProblem&);
+  int tile_rows[kKinds];    // the most rows of a register tile
+  int value_bytes[kKinds];  // of a packed row
+  void (*pack[kPlainFormats])(const PackProblem&);
+  void (*unpack[kPlainFormats])(const PackProblem&);
+  void (*multiply[kKinds])(const GemmProblem&);
+  void (*weight_grad[kPlainFormats])(const WeightGradProblem&);
 };
 
 MN_DECLARE_KERNELS(GemmKernels, gemm_kernels)
+
+// Words of a packed row for codes: of `depth` inputs each, and one for the sum of each granule
+// where the format has mins.
+static inline int64_t coded_words(const PackedLayout& l, int64_t depth) {
+  const int64_t granules = (l.inputs + kGranule - 1) / kGranule;
+  return granules * (kGranule / depth + coding_of(l.format).has_min);
+}
+
+// Bytes of a packed row.
+static inline int64_t row_bytes(const PackedLayout& l, int kind) {
+  if (!l.coded()) return l.steps() * 4;
+  return coded_words(l, 4 / gemm_kernels_for_isa().value_bytes[kind]) * 4;
+}
 
 // Bytes of a thread's scratch for multiply: the sums of a block of `rows` rows, and four plain
 // panels packed.

@@ -10,7 +10,6 @@
 namespace mn {
 namespace {
 
-int64_t value_bytes(Format format) { return format == Format::bf16 ? 2 : 4; }
 int64_t aligned(int64_t bytes) { return (bytes + 127) / 128 * 128; }
 
 }  // namespace
@@ -18,35 +17,35 @@ int64_t aligned(int64_t bytes) { return (bytes + 127) / 128 * 128; }
 void run_gemm(const RowSource& x, const Weights& w, const int64_t* group_sizes, int64_t groups,
               void* y, bool y_bf16) {
   const PackedLayout& l = w.layout;
-  const int format = static_cast<int>(l.format);
+  const int kind = kind_of(l, x.bf16);
   const GemmKernels& kernels = gemm_kernels_for_isa();
-  const RowPlan plan = plan_rows(group_sizes, groups, kernels.tile_rows[format]);
+  const RowPlan plan = plan_rows(group_sizes, groups, kernels.tile_rows[kind]);
   if (plan.rows == 0 || l.outputs == 0) return;
   if (l.inputs == 0) {
     std::memset(y, 0, static_cast<size_t>(plan.rows * l.outputs * (y_bf16 ? 2 : 4)));
     return;
   }
   const int threads = omp_get_max_threads();
+  const int64_t packed_bytes = row_bytes(l, kind);
   // One dense row is its own packed form.
-  const bool as_it_is =
-      plan.rows == 1 && l.inputs % l.depth() == 0 && x.bf16 == (l.format == Format::bf16);
+  const bool as_it_is = plan.rows == 1 && x.bf16 == (kernels.value_bytes[kind] == 2) &&
+                        packed_bytes == l.inputs * kernels.value_bytes[kind];
   ScratchPlan parts;
-  const int64_t row_bytes = l.steps() * l.depth() * value_bytes(l.format);
-  const int64_t rows_at = parts.add(as_it_is ? 0 : plan.rows * row_bytes);
+  const int64_t rows_at = parts.add(as_it_is ? 0 : plan.rows * packed_bytes);
   const int64_t per_thread = aligned(gemm_thread_scratch(l, plan.most_rows, w.packed));
   const int64_t threads_at = parts.add(per_thread * threads);
   char* base = scratch(parts.total());
-  kernels.multiply[format]({.x = x,
-                            .rows = plan.view(),
-                            .w = w,
-                            .y = y,
-                            .y_stride = l.outputs,
-                            .y_bf16 = y_bf16,
-                            .packed_rows = as_it_is ? nullptr : base + rows_at,
-                            .panels_per_job = plan_panels_per_job(l.panels(), plan, threads),
-                            .threads = threads,
-                            .thread_scratch = base + threads_at,
-                            .thread_scratch_bytes = per_thread});
+  kernels.multiply[kind]({.x = x,
+                          .rows = plan.view(),
+                          .w = w,
+                          .y = y,
+                          .y_stride = l.outputs,
+                          .y_bf16 = y_bf16,
+                          .packed_rows = as_it_is ? nullptr : base + rows_at,
+                          .panels_per_job = plan_panels_per_job(l.panels(), plan, threads),
+                          .threads = threads,
+                          .thread_scratch = base + threads_at,
+                          .thread_scratch_bytes = per_thread});
 }
 
 void run_weight_grad(const RowSource& dy, const RowSource& x, const std::vector<int64_t>& sizes,

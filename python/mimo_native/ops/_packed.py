@@ -8,12 +8,15 @@ from torch import Tensor
 
 from .. import _C
 from ..errors import ShapeError, UnsupportedError
+from ._coded import CODED, Codes, dequantize, quantize, stored_codes
 
 __all__ = ["FORMATS", "PackedWeight", "pack"]
 
-FORMATS = {"bf16": torch.bfloat16, "f32": torch.float32}
+_PLAIN = {"bf16": torch.bfloat16, "f32": torch.float32}
+FORMATS = (*_PLAIN, *CODED)
 _PANEL = 32  # outputs that a panel interleaves
-_STEP_BYTES = 128  # of a panel: one input, or a pair of bfloat16 inputs, for all its outputs
+_STEP_BYTES = 128  # of a plain panel: one input, or a pair of bfloat16 inputs, for all its outputs
+_ROWS_AT_ONCE = 1 << 24  # values that are quantised at once: temporaries of some 200 MB
 _HUGE_PAGE = 2 << 20
 
 
@@ -21,9 +24,10 @@ class PackedWeight:
     """A weight [N, K] or [E, N, K] in packed order; made by :func:`pack`.
 
     It goes wherever a weight goes: linear, grouped_gemm, swiglu_mlp, expert_mlp. The packed bytes
-    are the only copy, and :meth:`unpack` returns exactly the values that were packed.
+    are the only copy. "bf16" and "f32" hold values, the other formats codes with scales; in both
+    :meth:`unpack` returns exactly what the weight stands for.
 
-    format   "bf16" or "f32"           dtype    of the values
+    format   see :func:`pack`          dtype    of the values that unpack returns
     shape    of the unpacked weight    nbytes   of the packed one
     storage  the bytes, uint8; those of a :meth:`rows` view are shared with its origin
     """
@@ -34,43 +38,78 @@ class PackedWeight:
         self, storage: Tensor, *, format: str, shape: torch.Size, expert_panels: int | None = None
     ) -> None:
         *experts, outputs, inputs = shape
-        self.format, self.shape, self.dtype = format, torch.Size(shape), FORMATS[format]
+        self.format, self.shape = format, torch.Size(shape)
+        self.dtype = _PLAIN.get(format, torch.float32)
         panels = -(-outputs // _PANEL) if expert_panels is None else expert_panels
         self.layout = _C.PackedLayout(format, math.prod(experts), outputs, inputs, panels)
         self.storage = storage
         # All but the bytes, as a compiled graph can carry it; see from_spec.
-        self.spec = [[*FORMATS].index(format), panels, *shape]
+        self.spec = [FORMATS.index(format), panels, *shape]
 
     @staticmethod
     def from_spec(storage: Tensor, spec: Sequence[int]) -> "PackedWeight":
         """The weight whose ``spec`` this is."""
         format, panels, *shape = spec
         return PackedWeight(
-            storage, format=[*FORMATS][format], shape=torch.Size(shape), expert_panels=panels
+            storage, format=FORMATS[format], shape=torch.Size(shape), expert_panels=panels
         )
 
     @classmethod
     def empty(cls, shape: Sequence[int], *, format: str = "bf16") -> "PackedWeight":
-        """Room for a weight [E, N, K] of which every expert is yet to be written."""
+        """Room for a weight [N, K] or [E, N, K] that is yet to be written."""
         packed = cls(torch.empty(0), format=format, shape=torch.Size(shape))
         packed.storage = _storage(packed.nbytes)
         return packed
 
-    def write(self, expert: int, weight: Tensor) -> None:
-        """Pack ``weight`` [N, K] into the place of one expert of [E, N, K]. Raises ShapeError."""
-        experts, outputs, inputs = self.shape
-        if not 0 <= expert < experts or tuple(weight.shape) != (outputs, inputs):
-            expected = f"an expert in [0, {experts}) and a weight {[outputs, inputs]}"
-            got = f"{expert} and {list(weight.shape)}"
+    @property
+    def coded(self) -> bool:
+        """Whether it holds codes with scales."""
+        return self.format in CODED
+
+    def write(
+        self, expert: int, weight: Tensor, *, begin: int = 0, scale: Tensor | None = None
+    ) -> None:
+        """Pack ``weight`` [n, K] into rows ``begin`` and up of one expert; 0 for a weight [N, K].
+
+        ``weight`` and ``scale`` as for :func:`pack`; ``begin`` and n are multiples of 32, and of
+        128 where e4m3 blocks are formed, unless n reaches the end. Raises ShapeError.
+        """
+        *experts, outputs, inputs = self.shape
+        rows = weight.shape[0]
+        width = weight.shape[-1] * (2 if self.format == "mxfp4" and scale is not None else 1)
+        aligned = begin % _PANEL == 0 and (rows % _PANEL == 0 or begin + rows == outputs)
+        inside = 0 <= expert < math.prod(experts) and 0 <= begin <= begin + rows <= outputs
+        if not (inside and aligned and weight.ndim == 2 and width == inputs):
+            expected = f"an expert of {math.prod(experts)} and whole panels of {[outputs, inputs]}"
+            got = f"{expert} and {list(weight.shape)} from row {begin} on"
             raise ShapeError("PackedWeight.write", "expert, weight", expected=expected, got=got)
-        one = _C.PackedLayout(self.format, 1, outputs, inputs, self.layout.expert_panels)
-        begin = expert * self.layout.expert_panels * self.layout.panel_bytes
-        source = weight.detach().to(self.dtype)[None]
-        _C.pack(source, self.storage[begin : begin + one.bytes], one)
+        layout = _C.PackedLayout(self.format, 1, rows, inputs, self.layout.expert_panels)
+        at = (expert * self.layout.expert_panels + begin // _PANEL) * self.layout.panel_bytes
+        storage = self.storage[at : at + layout.bytes]
+        weight = weight.detach()
+        if not self.coded:
+            _C.pack(weight.to(self.dtype)[None], storage, layout)
+            return
+        if weight.numel() == 0:
+            storage.zero_()
+            return
+        if scale is not None:
+            codes = stored_codes(weight, self.format, scale)
+            _C.pack_codes(codes.codes.contiguous(), codes.scales, codes.mins, storage, layout)
+            return
+        most = max(_ROWS_AT_ONCE // max(inputs, 1) // 128, 1) * 128
+        if rows > most:
+            for first in range(0, rows, most):
+                self.write(expert, weight[first : first + most], begin=begin + first)
+            return
+        codes = quantize(weight, self.format)
+        _C.pack_codes(codes.codes, codes.scales, codes.mins, storage, layout)
 
     def gather_rows(self, ids: Tensor) -> Tensor:
         """Rows ``ids`` [n] of a weight [N, K], unpacked: a tied embedding's look-up -> [n, K]."""
         inputs = self.shape[-1]
+        if self.coded:
+            return dequantize(self._codes((ids.numel(),), ids.long().contiguous()))
         values = self.storage.view(self.dtype)
         steps = self.layout.panel_bytes // _STEP_BYTES
         panels, lane = ids // _PANEL, ids % _PANEL
@@ -92,10 +131,28 @@ class PackedWeight:
         return self.layout.bytes
 
     def unpack(self) -> Tensor:
-        """The weight as it was packed, a new tensor."""
+        """The values, a new tensor: as they were packed, or codes times scales in float32."""
+        if self.coded:
+            return dequantize(self.codes())
         weight = torch.empty(self.shape, dtype=self.dtype)
         _C.unpack(self.storage, self.layout, weight if self.ndim == 3 else weight[None])
         return weight
+
+    def codes(self) -> Codes:
+        """Codes and scales as they were packed, row by row. Raises UnsupportedError for values."""
+        if not self.coded:
+            raise UnsupportedError("codes", [f"format {self.format!r} has no codes"])
+        return self._codes(self.shape[:-1], None)
+
+    def _codes(self, lead: Sequence[int], rows: Tensor | None) -> Codes:
+        kind, inputs = CODED[self.format], self.shape[-1]
+        codes = torch.empty(*lead, inputs, dtype=torch.uint8)
+        scales = torch.empty(*lead, kind.segments(inputs), dtype=kind.scale_dtype)
+        mins = torch.empty_like(scales) if kind.has_min else None
+        flat = (None if t is None else t.view(-1, t.shape[-1]) for t in (codes, scales, mins))
+        if codes.numel():
+            _C.unpack_codes(self.storage, self.layout, rows, *flat)
+        return Codes(self.format, codes, scales, mins)
 
     def rows(self, begin: int, end: int) -> "PackedWeight":
         """Outputs [begin, end) as a view of the same bytes.
@@ -127,22 +184,49 @@ class PackedWeight:
 def pack(weight: Tensor, *, format: str = "bf16", scale: Tensor | None = None) -> PackedWeight:
     """Put a weight into the kernels' order, once, for every later call.
 
-    weight [N, K] or [E, N, K], any floating dtype, any strides but a contiguous last dim; rounded
-    to the format where its dtype is wider. format: "bf16" or "f32", neither of which takes a
-    ``scale``. Raises ShapeError for the weight, UnsupportedError for the format.
+    weight [N, K] or [E, N, K], any floating dtype, any strides but a contiguous last dim. Formats:
+
+        bf16, f32     the values, rounded where their dtype is wider
+        e4m3_128x128  8-bit floats, a float32 scale per 128 x 128 block
+        int8_row      8-bit integers, a float32 scale per row
+        int8_32       8-bit integers, a float16 scale per 32 inputs
+        int4_32       4-bit integers, a float16 scale and min per 32 inputs
+        mxfp4         4-bit floats, a power of two per 32 inputs
+
+    The last five are quantised here, or, with ``scale``, taken as they are stored: codes of the
+    format's own dtype and
+
+        e4m3_128x128  float8_e4m3fn, scale float32 [ceil(N / 128), ceil(K / 128)], or a row of it
+                      for each output [N, ceil(K / 128)]
+        int8_row      int8, float32 [N]              int8_32  int8, float16 [N, ceil(K / 32)]
+        int4_32       uint8 one per byte, float16 [N, ceil(K / 32), 2], scale and min
+        mxfp4         uint8 [N, K / 2], the lower half first, uint8 [N, K / 32] exponents
+
+    with E before them for experts. Raises ShapeError for the weight or the scale, UnsupportedError
+    for the format.
     """
     if format not in FORMATS:
         raise UnsupportedError("pack", [f"no format {format!r}"], remedy=f"There are {[*FORMATS]}.")
-    if scale is not None:
+    if scale is not None and format in _PLAIN:
         raise UnsupportedError("pack", [f"format {format!r} takes no scale"])
-    if weight.ndim not in (2, 3) or not weight.is_floating_point() or not weight.is_cpu:
+    values = weight.is_floating_point() and weight.dtype.itemsize > 1
+    if weight.ndim not in (2, 3) or not weight.is_cpu or not (values or scale is not None):
         got = f"{weight.dtype} {list(weight.shape)} on {weight.device}"
         expected = "a floating tensor [N, K] or [E, N, K] on the CPU"
-        raise ShapeError("pack", "weight", expected=expected, got=got)
-    packed = PackedWeight(torch.empty(0), format=format, shape=weight.shape)
-    packed.storage = _storage(packed.nbytes)
-    source = weight.detach().to(packed.dtype)
-    _C.pack(source if source.ndim == 3 else source[None], packed.storage, packed.layout)
+        remedy = "" if values else "Codes need their scale beside them."
+        raise ShapeError("pack", "weight", expected=expected, got=got, remedy=remedy)
+    shape = [*weight.shape]
+    if format == "mxfp4" and scale is not None:
+        shape[-1] *= 2
+    packed = PackedWeight.empty(shape, format=format)
+    if weight.ndim == 2:
+        packed.write(0, weight, scale=scale)
+        return packed
+    if scale is not None and scale.shape[:1] != weight.shape[:1]:
+        expected, got = f"[E = {weight.shape[0]}, ..]", str(list(scale.shape))
+        raise ShapeError("pack", "scale", expected=expected, got=got)
+    for expert in range(weight.shape[0]):
+        packed.write(expert, weight[expert], scale=None if scale is None else scale[expert])
     return packed
 
 
