@@ -60,6 +60,7 @@ PYBIND11_MODULE(_C, m) {
   mn::bind_experts(m);
   mn::bind_norm_rope(m);
   mn::bind_attention(m);
+  mn::bind_attention_backward(m);
   mn::bind_attention_cache(m);
   mn::bind_routing(m);
   mn::bind_sampling(m);

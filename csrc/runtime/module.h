@@ -11,6 +11,7 @@ void bind_experts(pybind11::module_& m);
 void bind_gemm(pybind11::module_& m);
 void bind_norm_rope(pybind11::module_& m);
 void bind_attention(pybind11::module_& m);
+void bind_attention_backward(pybind11::module_& m);
 void bind_attention_cache(pybind11::module_& m);
 void bind_routing(pybind11::module_& m);
 void bind_sampling(pybind11::module_& m);
