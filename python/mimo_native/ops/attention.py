@@ -2,10 +2,12 @@
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .. import reference
-from ..backends import choose, native, register
+from ..backends import choose, native, register, wants_grad
 from ..cache import LayerCache
+from ._attention_grad import Options, attend, attend_with_grad, lse_shape
 
 __all__ = ["attention", "attention_cached", "attention_varlen"]
 
@@ -13,12 +15,13 @@ Result = Tensor | tuple[Tensor, Tensor]
 
 _FLOATS = (torch.float32, torch.bfloat16)
 _COMMON = ("scale", "window_keys", "sink", "return_lse")
-register("attention", "cpu", dtypes=_FLOATS, options=(*_COMMON, "causal", "kv_lens"))
+register("attention", "cpu", dtypes=_FLOATS, options=(*_COMMON, "causal", "kv_lens"), gradient=True)
 register(
     "attention_varlen",
     "cpu",
     dtypes=_FLOATS,
     options=(*_COMMON, "causal", "cu_seqlens_q", "cu_seqlens_k"),
+    gradient=True,
 )
 register(
     "attention_cached",
@@ -45,6 +48,7 @@ def attention(
     q [B, T, Hq, Dqk], k [B, S, Hkv, Dqk], v [B, S, Hkv, Dv], float32 or bfloat16, Hkv divides Hq,
     strides free but for the last dim -> o [B, T, Hq, Dv] in q's dtype, and lse float32 [B, Hq, T],
     which includes the sink. A query that sees no key gives 0 and lse = its sink (or -inf).
+    Differentiable in q, k, v and sink, through o and lse.
 
     scale        positive, default Dqk ** -0.5
     window_keys  visible keys including the query's own, measured by position; needs ``causal``
@@ -53,13 +57,26 @@ def attention(
 
     Raises ShapeError naming the argument. Section 2.1 of the report.
     """
-    options = {"scale": scale, "causal": causal, "window_keys": window_keys, "sink": sink}
-    backend = choose("attention", q, k, v)
-    if backend == "reference":
-        return reference.attention(q, k, v, kv_lens=kv_lens, return_lse=return_lse, **options)
-    out, lse = _outputs(q, v, return_lse)
-    native(backend).attention(q, k, v, out, lse, scale, causal, window_keys, sink, kv_lens)
-    return out if lse is None else (out, lse)
+    if is_compiling():
+        call = (sink, scale, causal, window_keys, kv_lens)
+        return _result(torch.ops.mimo_native.attention(q, k, v, *call), return_lse)
+    needs_grad = wants_grad(q, k, v, sink)
+    if choose("attention", q, k, v, needs_grad=needs_grad) == "reference":
+        return reference.attention(
+            q,
+            k,
+            v,
+            scale=scale,
+            causal=causal,
+            window_keys=window_keys,
+            sink=sink,
+            kv_lens=kv_lens,
+            return_lse=return_lse,
+        )
+    options = Options(scale, causal, window_keys, kv_lens=kv_lens)
+    if needs_grad:
+        return _result(attend_with_grad(q, k, v, sink, options), return_lse)
+    return _result(attend(q, k, v, sink, options, lse=return_lse), return_lse)
 
 
 def attention_varlen(
@@ -81,8 +98,11 @@ def attention_varlen(
     [Hq, N]. Document d owns queries cu_seqlens_q[d] : cu_seqlens_q[d + 1] and keys cu_seqlens_k[d]
     : cu_seqlens_k[d + 1] (int32 or int64); either may be empty. The rest as in :func:`attention`.
     """
-    backend = choose("attention_varlen", q, k, v)
-    if backend == "reference":
+    if is_compiling():
+        call = (sink, scale, causal, window_keys, cu_seqlens_q, cu_seqlens_k)
+        return _result(torch.ops.mimo_native.attention_varlen(q, k, v, *call), return_lse)
+    needs_grad = wants_grad(q, k, v, sink)
+    if choose("attention_varlen", q, k, v, needs_grad=needs_grad) == "reference":
         return reference.attention_varlen(
             q,
             k,
@@ -95,11 +115,10 @@ def attention_varlen(
             sink=sink,
             return_lse=return_lse,
         )
-    out, lse = _outputs(q, v, return_lse)
-    native(backend).attention_varlen(
-        q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, scale, causal, window_keys, sink
-    )
-    return out if lse is None else (out, lse)
+    options = Options(scale, causal, window_keys, None, cu_seqlens_q, cu_seqlens_k)
+    if needs_grad:
+        return _result(attend_with_grad(q, k, v, sink, options), return_lse)
+    return _result(attend(q, k, v, sink, options, lse=return_lse), return_lse)
 
 
 def attention_cached(
@@ -172,6 +191,8 @@ def _outputs(q: Tensor, v: Tensor, return_lse: bool) -> tuple[Tensor, Tensor | N
     out = torch.empty(q.shape[:-1] + v.shape[-1:], dtype=q.dtype, device=q.device)
     if not return_lse:
         return out, None
-    # [B, T, Hq, D] -> [B, Hq, T], [N, Hq, D] -> [Hq, N]
-    shape = q.shape[:-3] + q.shape[-2:-1] + q.shape[-3:-2]
-    return out, torch.empty(shape, dtype=torch.float32, device=q.device)
+    return out, torch.empty(lse_shape(q), dtype=torch.float32, device=q.device)
+
+
+def _result(outputs: tuple[Tensor, Tensor | None], return_lse: bool) -> Result:
+    return outputs if return_lse else outputs[0]
