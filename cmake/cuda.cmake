@@ -41,7 +41,8 @@ set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 add_library(mn_cuda_sm80 OBJECT ${MN_CUDA_SOURCES})
 set_target_properties(mn_cuda_sm80 PROPERTIES CUDA_ARCHITECTURES "${MIMO_CUDA_ARCHS}")
 target_include_directories(mn_cuda_sm80 PRIVATE csrc)
-target_compile_options(mn_cuda_sm80 PRIVATE -O3 -lineinfo -Werror all-warnings -Xcompiler=-Wall,-Wextra,-Werror)
+# The PTX stays plain text, so that the interpreter of csrc/ptxsim runs the very code that ships.
+target_compile_options(mn_cuda_sm80 PRIVATE -O3 -lineinfo --no-compress -Werror all-warnings -Xcompiler=-Wall,-Wextra,-Werror)
 
 # The .cu file of its own makes CMake link the CUDA runtime.
 pybind11_add_module(_cuda MODULE NO_EXTRAS ${MN_CUDA_BINDINGS} csrc/runtime/cuda/device.cu)
@@ -50,7 +51,8 @@ target_compile_definitions(_cuda PRIVATE MN_CUDART="${cudart}")
 target_compile_options(_cuda PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${MN_CXX_FLAGS}>)
 # CMake leaves the toolkit's headers to nvcc; the bindings are plain C++ and include cuda_runtime_api.h.
 target_include_directories(_cuda SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
-target_link_libraries(_cuda PRIVATE mn_runtime mn_cuda_sm80)
+set(MN_CUDA_OBJECTS mn_cuda_sm80)  # an architecture of its own adds its library here
+target_link_libraries(_cuda PRIVATE mn_runtime ${MN_CUDA_OBJECTS})
 target_link_options(_cuda PRIVATE -Wl,--exclude-libs,ALL)
 if(cudart STREQUAL "shared")
   # Where pip puts nvidia-cuda-runtime (CUDA 13, 12), beside this package.

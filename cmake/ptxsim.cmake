@@ -63,10 +63,15 @@ set(PTXSIM_FLAGS_portable "")
 set(PTXSIM_FLAGS_avx512 -mavx2 -mfma -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512)
 
 find_package(Threads REQUIRED)
-pybind11_add_module(_ptxsim MODULE NO_EXTRAS ${PTXSIM_SOURCES} ${folder}/bind.cpp)
-target_include_directories(_ptxsim PRIVATE csrc)
-target_compile_options(_ptxsim PRIVATE ${PTXSIM_FLAGS})
-target_link_libraries(_ptxsim PRIVATE Threads::Threads)
+# The interpreter and, where the toolkit's headers are, a CUDA runtime on top of it: host code that nvcc compiled links
+# against this library instead of libcudart. Its symbols carry a version, so that a real runtime in the same process
+# and this one are not taken for each other.
+add_library(ptxsim SHARED ${PTXSIM_SOURCES})
+set_target_properties(ptxsim PROPERTIES CXX_VISIBILITY_PRESET default VISIBILITY_INLINES_HIDDEN OFF)
+target_include_directories(ptxsim PRIVATE csrc)
+target_compile_options(ptxsim PRIVATE ${PTXSIM_FLAGS})
+target_link_libraries(ptxsim PRIVATE Threads::Threads)
+target_link_options(ptxsim PRIVATE -Wl,--version-script=${CMAKE_CURRENT_SOURCE_DIR}/${folder}/exports.map)
 foreach(level IN LISTS PTXSIM_LEVELS)
   add_library(ptxsim_${level} OBJECT ${PTXSIM_LANE_SOURCES})
   target_include_directories(ptxsim_${level} PRIVATE csrc)
@@ -76,7 +81,39 @@ foreach(level IN LISTS PTXSIM_LEVELS)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     target_compile_options(ptxsim_${level} PRIVATE -Wno-uninitialized -Wno-maybe-uninitialized)
   endif()
-  target_link_libraries(_ptxsim PRIVATE ptxsim_${level})
+  target_link_libraries(ptxsim PRIVATE ptxsim_${level})
 endforeach()
-install(TARGETS _ptxsim LIBRARY DESTINATION mimo_native COMPONENT python)
+
+pybind11_add_module(_ptxsim MODULE NO_EXTRAS ${folder}/bind.cpp)
+target_include_directories(_ptxsim PRIVATE csrc)
+target_compile_options(_ptxsim PRIVATE ${PTXSIM_FLAGS})
+target_link_libraries(_ptxsim PRIVATE ptxsim)
+set_target_properties(_ptxsim PROPERTIES INSTALL_RPATH "$ORIGIN")
+install(TARGETS ptxsim _ptxsim LIBRARY DESTINATION mimo_native COMPONENT python)
 string(REPLACE ";" " " MN_PTXSIM_TEXT "lane handlers ${PTXSIM_LEVELS}")
+if(NOT MN_NVCC)
+  return()
+endif()
+
+target_sources(ptxsim PRIVATE
+  ${folder}/cudart/driver.cpp
+  ${folder}/cudart/fat_binary.cpp
+  ${folder}/cudart/gpu.cpp
+  ${folder}/cudart/launch.cpp
+  ${folder}/cudart/runtime.cpp
+)
+target_include_directories(ptxsim SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+target_sources(_ptxsim PRIVATE ${folder}/cudart/bind.cpp)
+target_compile_definitions(_ptxsim PRIVATE PTXSIM_CUDART)
+
+# The CUDA module once more, from the same objects and bindings, on the simulated runtime.
+pybind11_add_module(_cuda_sim MODULE NO_EXTRAS ${MN_CUDA_BINDINGS} csrc/runtime/cuda/device.cu)
+target_include_directories(_cuda_sim PRIVATE csrc)
+target_compile_definitions(_cuda_sim PRIVATE MN_CUDART="simulated" MN_SIMULATED_GPU)
+target_compile_options(_cuda_sim PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${MN_CXX_FLAGS}>)
+target_include_directories(_cuda_sim SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+target_link_libraries(_cuda_sim PRIVATE mn_runtime ${MN_CUDA_OBJECTS} ptxsim)
+set_target_properties(_cuda_sim PROPERTIES CUDA_RUNTIME_LIBRARY None LINKER_LANGUAGE CXX INSTALL_RPATH "$ORIGIN")
+target_link_options(_cuda_sim PRIVATE -Wl,--exclude-libs,ALL)
+install(TARGETS _cuda_sim LIBRARY DESTINATION mimo_native COMPONENT python)
+string(APPEND MN_PTXSIM_TEXT ", simulated CUDA runtime")

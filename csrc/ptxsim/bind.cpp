@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "ptxsim/bind.h"
 #include "ptxsim/launch.h"
 #include "ptxsim/operations.h"
 
@@ -10,16 +11,7 @@ namespace py = pybind11;
 namespace ptxsim {
 namespace {
 
-using Triple = std::array<u32, 3>;
 Dim3 dims(const Triple& t) { return {t[0], t[1], t[2]}; }
-Triple triple(const Dim3& d) { return {d.x, d.y, d.z}; }
-
-Schedule schedule_of(const std::string& name) {
-  if (name == "forward") return Schedule::forward;
-  if (name == "reverse") return Schedule::reverse;
-  if (name == "random") return Schedule::random;
-  throw py::value_error("schedule: expected forward, reverse or random, got " + name);
-}
 
 py::dict report_dict(const Report& r) {
   py::dict d;
@@ -36,7 +28,21 @@ py::dict report_dict(const Report& r) {
   return d;
 }
 
-// One row per instruction: opcode, PTX line, source file and line, and the counts.
+}  // namespace
+
+Schedule schedule_of(const std::string& name) {
+  if (name == "forward") return Schedule::forward;
+  if (name == "reverse") return Schedule::reverse;
+  if (name == "random") return Schedule::random;
+  throw py::value_error("schedule: expected forward, reverse or random, got " + name);
+}
+
+py::list report_list(const std::vector<Report>& reports) {
+  py::list list;
+  for (const Report& r : reports) list.append(report_dict(r));
+  return list;
+}
+
 py::list instruction_rows(const Program& program, const Metrics& metrics) {
   py::list rows;
   for (size_t i = 0; i < program.code.size(); ++i) {
@@ -50,6 +56,8 @@ py::list instruction_rows(const Program& program, const Metrics& metrics) {
   }
   return rows;
 }
+
+namespace {
 
 const Program& program_of(const LoadedModule& module, const std::string& kernel) {
   const Program* program = module.find(kernel);
@@ -71,9 +79,7 @@ py::tuple launch(const LoadedModule& module, const std::string& kernel, const Tr
     const py::gil_scoped_release release;
     result = launch.run();
   }
-  py::list reports;
-  for (const Report& r : result.reports) reports.append(report_dict(r));
-  return py::make_tuple(reports, instruction_rows(program, result.metrics));
+  return py::make_tuple(report_list(result.reports), instruction_rows(program, result.metrics));
 }
 
 py::dict describe(const LoadedModule& module, const std::string& kernel) {
@@ -118,4 +124,7 @@ PYBIND11_MODULE(_ptxsim, m) {
   m.def(
       "level", [] { return lane_handlers().level; },
       "The instruction-set level of the lane handlers.");
+#ifdef PTXSIM_CUDART
+  bind_gpu(m);
+#endif
 }

@@ -31,6 +31,9 @@ void atomic(Warp& warp, const Instruction& in, u32 mask) {
                     : generic_access(w, l, address, sizeof(T), kAtomic);
     const T b = std::bit_cast<T>(reg<B>(w, in.reg[2])[lane]);
     const T c = in.reg[3] == kNoRegister ? T{} : std::bit_cast<T>(reg<B>(w, in.reg[3])[lane]);
+    // Who sees the new value must find the clock that goes with it, and may run on another worker:
+    // the clock is published before, and learnt after the operation.
+    publish(w, l, address, in.variant);
     B* at = reinterpret_cast<B*>(bytes);
     B old = __atomic_load_n(at, __ATOMIC_RELAXED);
     while (!__atomic_compare_exchange_n(at, &old, std::bit_cast<B>(F(std::bit_cast<T>(old), b, c)),
@@ -38,7 +41,6 @@ void atomic(Warp& warp, const Instruction& in, u32 mask) {
       continue;
     if (in.reg[0] != kNoRegister) reg<B>(w, in.reg[0])[lane] = old;
     observe(w, l, address, in.variant);
-    publish(w, l, address, in.variant);
   }
   w.yields = w.block->cluster->random.below(8) == 0;  // others may be polling, or about to
 }

@@ -54,11 +54,12 @@ void store(Warp& warp, const Instruction& in, u32 mask) {
     const int lane = __builtin_ctz(m);
     const u64 address = address_of<Base>(w, in, lane);
     u8* to = access(w, static_cast<u32>(lane), address, in.width, intent);
+    // Before the value can be seen, for the sake of readers on other workers.
+    if (in.variant & kStrong) publish(w, static_cast<u32>(lane), address, in.variant);
     for (int k = 0; k < in.list_size; ++k) {
       const auto value = static_cast<Memory>(reg<Register>(w, data[k])[lane]);
       std::memcpy(to + k * sizeof(Memory), &value, sizeof value);
     }
-    if (in.variant & kStrong) publish(w, static_cast<u32>(lane), address, in.variant);
   }
 }
 

@@ -10,7 +10,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, y: torch.Tensor, eps: typing
     ...
 def runtime_linkage() -> str:
     """
-    'static' or 'shared'.
+    'static', 'shared' or 'simulated'.
     """
 def runtime_version() -> str:
     """

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, is_grad_enabled
@@ -40,6 +41,8 @@ class _Capability:
 
 
 _forced: ContextVar[str | None] = ContextVar("mimo_native_backend", default=None)
+# Stands in for "cuda", with tensors on the CPU (mimo_native.testing.simulated_gpu).
+_simulated: ContextVar[Any] = ContextVar("mimo_native_simulated", default=None)
 _registry: dict[tuple[str, str], _Capability] = {}
 # What choose() answers whatever the options, provided the limit, if there is one, has no objection.
 _settled: dict[tuple[object, ...], tuple[str, Callable[..., str | None] | None]] = {}
@@ -115,7 +118,8 @@ def choose(op: str, *tensors: Tensor, needs_grad: bool | None = None, **options:
     first = tensors[0]
     if needs_grad is None:
         needs_grad = is_grad_enabled() and wants_grad(*tensors)
-    key = (op, first.dtype, first.is_cpu or first.device.type, needs_grad, _forced.get())
+    place = first.is_cpu or first.device.type
+    key = (op, first.dtype, place, needs_grad, _forced.get(), _simulated.get() is None)
     settled = _settled.get(key)
     if settled is not None:
         backend, limit = settled
@@ -162,9 +166,25 @@ def explain(
     return Explanation(op, backend, reasons)
 
 
-@cache
+@contextlib.contextmanager
+def simulate(module: object) -> Iterator[None]:
+    """Serve the CPU tensors of this context by ``module`` as backend "cuda"."""
+    token = _simulated.set(module)
+    try:
+        yield
+    finally:
+        _simulated.reset(token)
+
+
 def native(backend: str) -> ModuleType:
     """The extension module of "cpu" or "cuda"; UnsupportedError says why it cannot be used."""
+    if backend == "cuda" and (simulated := _simulated.get()) is not None:
+        return simulated
+    return _native(backend)
+
+
+@cache
+def _native(backend: str) -> ModuleType:
     if backend == "cpu":
         try:
             from . import _C
@@ -191,6 +211,8 @@ def _objections(
     op: str, backend: str, tensors: tuple[Tensor, ...], gradient: bool, asked: set[str]
 ) -> list[str]:
     dtype, device = tensors[0].dtype, tensors[0].device.type
+    if device == "cpu" and _simulated.get() is not None:
+        device = "cuda"
     if device != backend:
         return [f"the tensors are on {device!r}"]
     why = _missing(backend)

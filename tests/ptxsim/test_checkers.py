@@ -79,3 +79,12 @@ def test_controls_compute_what_they_should(checks: ptxsim.Module) -> None:
     parts, counter, total = zeros(192), zeros(1), zeros(1)
     checks.launch(kernel_name(checks, "last_block", False), 6, 64, [parts, counter, total])
     assert total.item() == 32 * sum(range(6))
+
+
+@pytest.mark.parametrize("name", ["blocks", "last_block", "flag"])
+def test_blocks_on_several_workers_raise_no_false_alarm(checks: ptxsim.Module, name: str) -> None:
+    _, grid, block, make, _ = next(case for case in CASES if case[0] == name)
+    for seed in range(60):
+        checks.launch(
+            kernel_name(checks, name, False), grid, block, make(), seed=seed, workers=4
+        )  # fmt: skip

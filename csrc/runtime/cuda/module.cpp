@@ -3,7 +3,13 @@
 #include "runtime/cuda/device.h"
 #include "runtime/errors_python.h"
 
-PYBIND11_MODULE(_cuda, m) {
+#ifdef MN_SIMULATED_GPU
+#define MN_CUDA_MODULE _cuda_sim
+#else
+#define MN_CUDA_MODULE _cuda
+#endif
+
+PYBIND11_MODULE(MN_CUDA_MODULE, m) {
   mn::register_errors();
   // Asked before every call: a machine does not gain or lose its GPU while a process runs.
   m.def(
@@ -16,6 +22,6 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("runtime_version", &mn::runtime_version, "CUDA version of the runtime, as in '13.0'.");
   m.def("driver_version", &mn::driver_version,
         "Newest CUDA version of the driver; '' without one.");
-  m.def("runtime_linkage", [] { return MN_CUDART; }, "'static' or 'shared'.");
+  m.def("runtime_linkage", [] { return MN_CUDART; }, "'static', 'shared' or 'simulated'.");
   mn::bind_norm_rope_cuda(m);
 }

@@ -10,6 +10,7 @@ __all__ = ["rms_norm", "rope", "rope_table"]
 
 _FLOATS = (torch.float32, torch.bfloat16)
 register("rms_norm", "cpu", dtypes=_FLOATS, options=("eps",))
+register("rms_norm", "cuda", dtypes=_FLOATS, options=("eps",))
 register("rope_table", "cpu", dtypes=(torch.int64,), options=("theta", "rotary_dim"))
 register("rope", "cpu", dtypes=_FLOATS, options=("value_scale",))
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import torch
 
-__all__ = ["Argument", "Output", "memory_span", "pack"]
+__all__ = ["Argument", "Output", "memory_span", "merged_spans", "pack"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,22 @@ def memory_span(tensor: torch.Tensor) -> tuple[int, int]:
         high += max(0, (size - 1) * stride)
     item = tensor.element_size()
     return tensor.data_ptr() + low * item, (high - low + 1) * item
+
+
+def merged_spans(tensors: Sequence[tuple[str, torch.Tensor]]) -> list[tuple[int, int, str]]:
+    """(first address, bytes, name) of named tensors; those that overlap are joined."""
+    spans = sorted((*memory_span(tensor), name) for name, tensor in tensors)
+    merged: list[tuple[int, int, str]] = []
+    for begin, size, name in spans:
+        if size == 0:
+            continue
+        if merged and begin < merged[-1][0] + merged[-1][1]:
+            first, length, names = merged[-1]
+            joined = names if name in names.split(" and ") else f"{names} and {name}"
+            merged[-1] = (first, max(length, begin + size - first), joined)
+        else:
+            merged.append((begin, size, name))
+    return merged
 
 
 def _pack_one(value: Argument, size: int, where: str) -> bytes:

@@ -79,6 +79,7 @@ class Module:
         races: bool = True,
         checks: bool = True,
         metrics: bool = True,
+        workers: int = 1,
         instruction_limit: int = 1 << 34,
     ) -> Stats:
         """Run a kernel; the tensors are used in place.
@@ -88,6 +89,8 @@ class Module:
         memory: further tensors that the kernel reaches by addresses inside such structures.
         smem_bytes: dynamic shared memory. cluster: defaults to what the kernel declares, else 1.
         schedule: "forward", "reverse", or "random" by ``seed``.
+        workers: threads that run blocks. With more than one the order of blocks, and so a failure
+        that depends on it, is no longer repeated by the seed.
         races, checks: turn the race detector, and the checks of bounds and initialisation, off.
 
         Raises CheckError if anything was found, ValueError for arguments or a shape that do not
@@ -120,7 +123,7 @@ class Module:
             races,
             checks,
             metrics,
-            1,  # worker; with more the race checker has raised false alarms between blocks
+            workers,
             instruction_limit,
         )
         if reports:
