@@ -20,6 +20,7 @@ set(PTXSIM_LANE_SOURCES
 )
 set(PTXSIM_SOURCES
   ${folder}/access.cpp
+  ${folder}/async.cpp
   ${folder}/clock.cpp
   ${folder}/decoder.cpp
   ${folder}/launch.cpp
@@ -32,11 +33,16 @@ set(PTXSIM_SOURCES
   ${folder}/op_arithmetic.cpp
   ${folder}/op_atomic.cpp
   ${folder}/op_control.cpp
+  ${folder}/op_bulk.cpp
+  ${folder}/op_cluster.cpp
   ${folder}/op_copy.cpp
   ${folder}/op_matrix.cpp
+  ${folder}/op_mbarrier.cpp
   ${folder}/op_memory.cpp
   ${folder}/op_move.cpp
+  ${folder}/op_tensor.cpp
   ${folder}/op_warp.cpp
+  ${folder}/op_wgmma.cpp
   ${folder}/opcodes.cpp
   ${folder}/parse.cpp
   ${folder}/parse_function.cpp
@@ -67,7 +73,8 @@ find_package(Threads REQUIRED)
 # against this library instead of libcudart. Its symbols carry a version, so that a real runtime in the same process
 # and this one are not taken for each other.
 add_library(ptxsim SHARED ${PTXSIM_SOURCES})
-set_target_properties(ptxsim PROPERTIES CXX_VISIBILITY_PRESET default VISIBILITY_INLINES_HIDDEN OFF)
+set_target_properties(ptxsim PROPERTIES CXX_VISIBILITY_PRESET default VISIBILITY_INLINES_HIDDEN OFF
+  SUFFIX .so.1)  # not .so, which Python would take for a module
 target_include_directories(ptxsim PRIVATE csrc)
 target_compile_options(ptxsim PRIVATE ${PTXSIM_FLAGS})
 target_link_libraries(ptxsim PRIVATE Threads::Threads)

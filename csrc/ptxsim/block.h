@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
@@ -47,6 +48,16 @@ struct PendingCopy {
   u32 pc;
 };
 
+// wgmma instructions of one group that are under way.
+struct MatrixGroup {
+  struct Registers {
+    s32 offset;
+    bool accumulator;
+  };
+  std::vector<Registers> registers;
+  u32 time = 0;  // of the last one
+};
+
 struct RunningWarp : Warp {
   Block* block = nullptr;
   u32 index = 0;
@@ -62,6 +73,14 @@ struct RunningWarp : Warp {
   std::vector<PendingCopy> copies;
   std::array<u32, kLanes> copy_groups{};  // committed so far
 
+  std::array<u32, kLanes> bulk_groups{};    // of cp.async.bulk: committed so far
+  std::array<u64, kLanes> cluster_phase{};  // of the cluster barrier, at the arrival
+  u32 proxy_fence = 0;                      // time of the last fence.proxy.async
+  MatrixGroup matrix_open;
+  std::deque<MatrixGroup> matrix_groups;
+  // By register offset / 64: 1: an accumulator that wgmma is writing; 2: an operand it is reading.
+  std::vector<u8> in_flight;  // empty: none
+
   u8* local = nullptr;  // local memory: local_bytes for each lane
 };
 
@@ -74,11 +93,27 @@ struct Barrier {
 
 // An mbarrier object, by its shared memory offset.
 struct MemoryBarrier {
-  u32 count = 0;
+  s32 count = 0;
   s32 pending = 0;       // arrivals missing in this phase
   s64 transactions = 0;  // bytes missing
   u64 phase = 0;
-  Clock clock;
+  Clock clock;  // of this phase's arrivals
+  Clock done;   // of the completed phases
+};
+
+// The barrier of all threads of a cluster.
+struct ClusterBarrier {
+  u32 arrived = 0;
+  u64 phase = 0;
+  Clock clock, done;
+};
+
+// What an asynchronous engine still has to do, for a thread that may wait for a group of such.
+struct AsyncOperation {
+  static constexpr u32 kNoGroup = ~0u;
+  const void* warp = nullptr;  // of the thread
+  u32 lane = 0, group = kNoGroup;
+  std::function<void()> run;
 };
 
 struct Block {
@@ -121,7 +156,8 @@ struct Cluster {
   Random random;
   std::vector<std::unique_ptr<Block>> blocks;
   // What asynchronous engines still have to do; each happens at a moment of its own choosing.
-  std::vector<std::function<void()>> async;
+  std::vector<AsyncOperation> async;
+  ClusterBarrier barrier;
   u32 polls = 0;  // strong reads of global memory in this turn: perhaps a wait for another block
   bool woke = false;  // a barrier completed a phase: waiting groups look again
 

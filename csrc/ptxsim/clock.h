@@ -1,6 +1,7 @@
 // Who knows of whose memory accesses: vector clocks.
 //
-// An agent is a warp of a block, or the block's asynchronous engine. All blocks of a cluster share
+// An agent is a warp of a block, the block's engine of asynchronous copies, or the matrix unit of a
+// warpgroup. All blocks of a cluster share
 // one counter of time; every synchronisation advances it, and an access carries the time at which
 // it was made. `Known` says up to which time an agent's accesses happened before.
 //
@@ -17,8 +18,12 @@
 namespace ptxsim {
 
 inline constexpr u32 kMaxWarps = 32;
-inline constexpr u32 kAsyncAgent = kMaxWarps;  // of each block
-inline constexpr u32 kAgentsPerBlock = kMaxWarps + 1;
+inline constexpr u32 kCopyAgent = kMaxWarps;         // of each block
+inline constexpr u32 kMatrixAgent = kCopyAgent + 1;  // of its first warpgroup
+inline constexpr u32 kWarpgroup = 4;                 // warps
+inline constexpr u32 kAgentsPerBlock = kMatrixAgent + kMaxWarps / kWarpgroup;
+
+inline bool is_async(u32 agent) { return agent % kAgentsPerBlock >= kMaxWarps; }
 
 struct Known {
   u32 all = 0;   // accesses of every lane up to this time

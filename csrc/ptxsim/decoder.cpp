@@ -196,6 +196,27 @@ Decoder::Address Decoder::address(const Operand& operand) {
   return a;
 }
 
+s32 Decoder::address_value(const Operand& operand, int size) {
+  const Address a = address(operand);
+  if (a.base == kNoRegister) return constant(static_cast<u64>(a.offset), size, a.kernel_param);
+  const Type type = size == 8 ? Type::u64 : Type::u32;
+  s32 value = a.base;
+  if (a.size != size) {
+    Instruction in;
+    in.reg[0] = temporary(size);
+    in.reg[1] = value;
+    emit_lanes(in, lane_handlers().convert({type, a.size == 8 ? Type::u64 : Type::u32}));
+    value = in.reg[0];
+  }
+  if (a.offset == 0) return value;
+  Instruction in;
+  in.reg[0] = temporary(size);
+  in.reg[1] = value;
+  in.reg[2] = constant(static_cast<u64>(a.offset), size);
+  emit_lanes(in, lane_handlers().integer(Op::add, type));
+  return in.reg[0];
+}
+
 u32 Decoder::shared_offset(int variable) {
   const auto [it, added] = shared_.try_emplace(variable, 0);
   const Variable& v = module_.syntax().variables[variable];

@@ -60,6 +60,9 @@ class Decoder {
   };
   Address address(const Operand& operand);
 
+  // The whole address in a register of `size` bytes a lane.
+  s32 address_value(const Operand& operand, int size);
+
   u32 list(const std::vector<s32>& offsets);
   std::vector<s32> read_all(const Operand& operand, Type type);  // {a, b} or a single operand
   std::vector<s32> write_all(const Operand& operand, Type type);

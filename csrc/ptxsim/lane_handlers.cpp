@@ -8,7 +8,7 @@ namespace ptxsim::PTXSIM_LEVEL {
 
 extern const LaneHandlers lane_handlers = {
     PTXSIM_NAME(PTXSIM_LEVEL), integer_handler, float_handler, compare_handler, select_handler,
-    convert_handler,           matrix_handler,
+    convert_handler,           matrix_handler,  products,
 };
 
 }  // namespace ptxsim::PTXSIM_LEVEL

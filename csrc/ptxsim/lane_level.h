@@ -10,6 +10,7 @@ Handler float_handler(Op op, Type type, bool flush, bool saturate);
 Handler compare_handler(Compare compare, Type type);
 Handler select_handler(int bytes);
 Handler convert_handler(const Conversion& how);
+void products(const float* a, const float* b, float* d, int k, int n);
 Handler matrix_handler(int m, int n, int k, Type a, Type b, Type accumulator);
 
 }  // namespace ptxsim::PTXSIM_LEVEL

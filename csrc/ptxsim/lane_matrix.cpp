@@ -203,6 +203,23 @@ Handler integer_inputs(Type b) {
 
 }  // namespace
 
+void products(const float* a, const float* b, float* d, int k, int n) {
+  using V = Vector<float>;
+  constexpr int kRows = 8;
+  for (int column = 0; column < n; column += kHalf)
+    for (int row = 0; row < kM; row += kRows) {
+      V sum[kRows] = {};
+      for (int i = 0; i < k; ++i) {
+        V right;
+        std::memcpy(&right, b + i * kWideRow + column, sizeof right);
+        for (int r = 0; r < kRows; ++r)
+          accumulate<float>(sum[r], V{} + a[(row + r) * k + i], right);
+      }
+      for (int r = 0; r < kRows; ++r)
+        std::memcpy(d + (row + r) * kWideRow + column, &sum[r], sizeof sum[r]);
+    }
+}
+
 Handler matrix_handler(int m, int n, int k, Type a, Type b, Type accumulator) {
   if (m != kM || n != kN) return nullptr;
   if (a == Type::bf16 && k == 16) return half_inputs<ElementBF16, 16>(accumulator);

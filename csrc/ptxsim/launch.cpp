@@ -77,6 +77,12 @@ void start_block(Block& block, u32 rank, Dim3 id, const Launch& launch) {
     w.agent = rank * kAgentsPerBlock + w.index;
     w.copies.clear();
     w.copy_groups.fill(0);
+    w.bulk_groups.fill(0);
+    w.cluster_phase.fill(0);
+    w.proxy_fence = 0;
+    w.matrix_open = {};
+    w.matrix_groups.clear();
+    w.in_flight.clear();
     fill_special_registers(launch.program, w);
   }
 }
@@ -88,6 +94,7 @@ void start_cluster(Cluster& cluster, u64 index, const Launch& launch) {
                    static_cast<u32>(index / across % down) * c.y,
                    static_cast<u32>(index / (across * down)) * c.z};
   cluster.index = static_cast<u32>(index);
+  cluster.barrier = {};
   cluster.base = cluster.floor = launch.memory.time_base();
   cluster.time = cluster.base + 1;
   cluster.killed = cluster.woke = false;

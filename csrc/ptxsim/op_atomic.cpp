@@ -125,9 +125,16 @@ void decode_atom(Decoder& d, const Statement& s) {
 }
 
 // membar.*, fence.acq_rel, fence.sc and the proxy fences.
-void decode_fence(Decoder& d, const Statement&) {
+void decode_fence(Decoder& d, const Statement& s) {
   Instruction in;
-  in.run = [](Warp& w, const Instruction&, u32 mask) { fence(running(w), mask); };
+  if (s.has("proxy") && s.parts.size() > 2 && s.parts[2].starts_with("async"))
+    in.run = [](Warp& warp, const Instruction&, u32 mask) {
+      RunningWarp& w = running(warp);
+      w.proxy_fence = w.block->cluster->time;
+      fence(w, mask);
+    };
+  else
+    in.run = [](Warp& w, const Instruction&, u32 mask) { fence(running(w), mask); };
   d.emit(in);
 }
 

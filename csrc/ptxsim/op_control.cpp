@@ -48,7 +48,7 @@ void decode_bar(Decoder& d, const Statement& s) {
     in.reg[kMembers] = d.read(s.operands[0], Type::b32);
     return d.emit(in);
   }
-  if (s.has("cluster")) d.unsupported();
+  if (s.has("cluster")) return decode_cluster_barrier(d, s);
   in.flow = Flow::barrier;
   size_t next = 0;
   BarrierKind kind = BarrierKind::sync;

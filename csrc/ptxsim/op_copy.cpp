@@ -94,7 +94,9 @@ void land_copy(RunningWarp& w, const PendingCopy& copy) {
 }
 
 void decode_cp(Decoder& d, const Statement& s) {
-  if (!s.has("async") || s.has("bulk") || s.has("mbarrier")) d.unsupported();
+  if (s.has("bulk")) return decode_bulk(d, s);
+  if (!s.has("async")) d.unsupported();
+  if (s.parts[2] == "mbarrier") return decode_copy_arrival(d, s);
   Instruction in;
   if (s.has("commit_group")) {
     in.run = commit_copies;

@@ -33,6 +33,18 @@ void decode_ldmatrix(Decoder& d, const Statement& s);  // and stmatrix
 void decode_mma(Decoder& d, const Statement& s);
 // op_copy.cpp
 void decode_cp(Decoder& d, const Statement& s);
+// op_mbarrier.cpp
+void decode_mbarrier(Decoder& d, const Statement& s);
+void decode_copy_arrival(Decoder& d, const Statement& s);  // cp.async.mbarrier.arrive
+// op_bulk.cpp
+void decode_bulk(Decoder& d, const Statement& s);
+// op_tensor.cpp
+void decode_tensor_copy(Decoder& d, const Statement& s);
+void decode_tensormap(Decoder& d, const Statement& s);
+// op_wgmma.cpp
+void decode_wgmma(Decoder& d, const Statement& s);
+// op_cluster.cpp
+void decode_cluster_barrier(Decoder& d, const Statement& s);
 // op_control.cpp
 void decode_bra(Decoder& d, const Statement& s);
 void decode_call(Decoder& d, const Statement& s);

@@ -98,6 +98,8 @@ struct Conversion {
   bool relu = false;
 };
 
+inline constexpr int kWideRow = 256;
+
 // Handlers of one instruction-set level. A null result: no such form.
 struct LaneHandlers {
   const char* level;
@@ -110,6 +112,8 @@ struct LaneHandlers {
   Handler (*convert)(const Conversion& how);
   // list: D, A, B, C fragments. Null for shapes without a handler.
   Handler (*matrix)(int m, int n, int k, Type a, Type b, Type accumulator);
+  // d[16][n] = a[16][k] * b[k][n]; rows of b and d are kWideRow floats apart, n a multiple of 8
+  void (*products)(const float* a, const float* b, float* d, int k, int n);
 };
 
 // The best level this CPU runs; `PTXSIM_LEVEL` in the environment names a lower one.

@@ -38,9 +38,9 @@ bool land(Cluster& cluster, bool progress) {
   if (cluster.async.empty()) return false;
   if (progress && cluster.random.below(4) != 0) return false;
   const size_t i = cluster.random.below(static_cast<u32>(cluster.async.size()));
-  const std::function<void()> operation = std::move(cluster.async[i]);
+  const AsyncOperation operation = std::move(cluster.async[i]);
   cluster.async.erase(cluster.async.begin() + static_cast<std::ptrdiff_t>(i));
-  operation();
+  operation.run();
   return true;
 }
 

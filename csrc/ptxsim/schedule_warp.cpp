@@ -107,6 +107,35 @@ class WarpRun {
     return pc;
   }
 
+  // The same while wgmma is under way: one at a time, and none may touch its registers.
+  u32 run_watched(u32 pc, u32 active, u32 stop, u64& left) {
+    while (left > 0 && code_[pc].flow == Flow::pure) {
+      u64 one = 1;
+      check_in_flight(code_[pc], pc, lanes_of(code_[pc], active));
+      pc = run_pure(pc, active, stop, one);
+      --left;
+      if (pc >= stop) break;
+    }
+    return pc;
+  }
+
+  // Copies from register to register are left to the assembler, which removes them.
+  void check_in_flight(const Instruction& in, u32 pc, u32 mask) {
+    if (mask == 0) return;
+    u8 found = 0;
+    const auto look = [&](s32 offset, u8 kinds) {
+      const size_t i = static_cast<size_t>(offset) / 64;
+      if (offset != kNoRegister && i < w_.in_flight.size()) found |= w_.in_flight[i] & kinds;
+    };
+    for (int i = 0; i < kOperands; ++i) look(in.reg[i], i == 0 ? 3 : 1);
+    for (u32 i = 0; i < in.list_size; ++i) look(w_.lists[in.list + i], 1);
+    if (!found || launch_.program.opcodes[pc].starts_with("mov")) return;
+    w_.pc = pc;
+    launch_.report(w_, static_cast<u32>(__builtin_ctz(mask)), "register in flight",
+                   found & 1 ? "touches an accumulator of a wgmma that was not waited for"
+                             : "writes an operand of a wgmma that was not waited for");
+  }
+
   void run_group(size_t index) {
     u32 pc = w_.groups[index].pc;
     const u32 active = w_.groups[index].mask;
@@ -119,7 +148,8 @@ class WarpRun {
     // A group at or behind `stop` takes one step at least.
     do {
       const u32 before = pc;
-      pc = run_pure(pc, active, stop, left);
+      pc = w_.in_flight.empty() ? run_pure(pc, active, stop, left)
+                                : run_watched(pc, active, stop, left);
       if (left == 0 || (pc >= stop && pc != before)) break;
       const Instruction& in = code_[pc];
       if (in.flow == Flow::pure) continue;
@@ -129,6 +159,7 @@ class WarpRun {
       executions_[pc].lanes += static_cast<u32>(__builtin_popcount(mask));
       --left;
       if (in.flow == Flow::effect) {
+        if (!w_.in_flight.empty()) check_in_flight(in, pc, mask);
         if (mask) in.run(w_, in, mask);
         ++pc;
       } else {

@@ -38,7 +38,7 @@ bool ordered(const Record& r, const Access& a, const RunningWarp& w, u32 agent) 
     return it != w.clock.foreign->end() && r.agent < it->second.size() &&
            known_up_to(it->second[r.agent], r, a);
   }
-  const bool async = r.agent % kAgentsPerBlock == kAsyncAgent;
+  const bool async = is_async(static_cast<u32>(r.agent));
   if (r.time <= cluster.floor && !async) return true;  // a barrier does not wait for copies
   if (r.agent == agent) return async || r.time <= w.synced || same_lane(r, a);
   return known_up_to(w.clock.agents[r.agent], r, a);
@@ -50,8 +50,8 @@ void report(const Record& r, bool record_writes, const Access& a, RunningWarp& w
   const int byte = __builtin_ctz(both);
   const u32 lane = r.lane(byte / 4);
   const u32 warp = r.agent % kAgentsPerBlock;
-  std::string who = "an asynchronous copy";
-  if (warp != kAsyncAgent)
+  std::string who = warp == kCopyAgent ? "an asynchronous copy" : "wgmma";
+  if (warp < kMaxWarps)
     who = lane < kSeveralLanes ? "thread " + std::to_string(warp * kLanes + lane)
                                : "warp " + std::to_string(warp);
   if (r.cluster != w.block->cluster->index) who += " of another block";
@@ -81,23 +81,29 @@ void enter(Record (&records)[2], const Access& a, RunningWarp& w, u32 agent) {
       slot = &r;
   }
   if (!slot) slot = &records[w.block->cluster->random.next() >> 40 & 1];
-  *slot = {};
-  slot->time = cluster.time;
-  slot->cluster = cluster.index;
-  slot->agent = agent;
-  slot->bytes = a.bytes;
-  for (int word = 0; word < 4; ++word)
-    if (a.bytes & word_mask(word)) slot->set_lane(word, a.lane);
-  slot->pc = w.pc;
-  slot->strong = a.strong;
+  Record fresh{};  // put together in registers and stored at once
+  fresh.time = cluster.time;
+  fresh.cluster = cluster.index;
+  fresh.agent = agent;
+  fresh.bytes = a.bytes;
+  fresh.lanes = a.lane * 0x41041u;  // words that are not touched are not looked at
+  fresh.pc = w.pc;
+  fresh.strong = a.strong;
+  *slot = fresh;
 }
 
 }  // namespace
 
 void check_race(ShadowLine& line, const Access& a, RunningWarp& w, u32 agent, const char* space,
                 u64 address) {
+  // What a barrier of all threads has ordered, or the same lane did before: most of the time.
+  const Cluster& cluster = *w.block->cluster;
+  const auto old = [&](const Record& r) {
+    return r.time <= cluster.floor && r.cluster == cluster.index &&
+           !is_async(static_cast<u32>(r.agent));
+  };
   const auto compare = [&](const Record& r, bool record_writes) {
-    if ((r.bytes & a.bytes) && !(r.strong && a.strong) && !ordered(r, a, w, agent))
+    if ((r.bytes & a.bytes) && !old(r) && !(r.strong && a.strong) && !ordered(r, a, w, agent))
       report(r, record_writes, a, w, space, address);
   };
   compare(line.write[0], true);

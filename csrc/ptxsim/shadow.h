@@ -10,7 +10,7 @@ inline constexpr u32 kSeveralLanes = 32;  // several lanes of one warp touched a
 
 // One instruction's access by one warp: up to 16 bytes, and for each of their four words the lane.
 struct Record {
-  u64 time : 28, cluster : 27, agent : 9;
+  u64 time : 28, cluster : 26, agent : 10;
   u64 bytes : 16, lanes : 24, pc : 20, strong : 1, : 3;
 
   u32 lane(int word) const { return static_cast<u32>(lanes >> (6 * word)) & 63; }

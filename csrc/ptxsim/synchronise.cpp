@@ -77,7 +77,7 @@ void release(const RunningWarp& w, u32 lanes, Clock& to) {
   if (to.agents.empty()) to.reset(w.clock.agents.size());
   to.join(w.clock);
   for (size_t i = 0; i < to.agents.size(); ++i)  // what a barrier of all threads has ordered
-    if (i % kAgentsPerBlock != kAsyncAgent)
+    if (!is_async(static_cast<u32>(i)))
       to.agents[i].all = std::max(to.agents[i].all, cluster.floor);
   Known own;
   own.all = (w.live & ~lanes) == 0 ? cluster.time : w.synced;
@@ -126,6 +126,7 @@ void arrive_at_barrier(RunningWarp& w, size_t group, const Instruction& in, u32 
 }
 
 void recheck_barriers(Block& block) {
+  recheck_cluster_barrier(*block.cluster);
   for (u32 id = 0; id < block.barriers.size(); ++id) {
     const Barrier& b = block.barriers[id];
     if (b.arrived > 0 && b.expected == 0 && b.arrived >= block.live_threads) complete(block, id);

@@ -20,5 +20,6 @@ enum class BarrierKind : u8 { sync, arrive, red_popc, red_and, red_or };
 void arrive_at_barrier(RunningWarp& warp, size_t group, const Instruction& in, u32 lanes);
 // After threads have exited: barriers that wait for all threads may be complete now.
 void recheck_barriers(Block& block);
+void recheck_cluster_barrier(Cluster& cluster);  // op_cluster.cpp
 
 }  // namespace ptxsim
