@@ -58,13 +58,12 @@ def compare(
     torch.set_num_threads(bench_threads)
 
     def run(ours, torch=None, *, flops, bytes, dtype, working_set=None, peers=None) -> Row:
-        limit = _machine.limit(
-            flops=flops,
-            bytes=bytes,
-            dtype=dtype,
-            working_set=working_set or bytes,
-            threads=bench_threads,
-        )
+        limit = None
+        if flops or bytes:
+            size = working_set or bytes
+            limit = _machine.limit(
+                flops=flops, bytes=bytes, dtype=dtype, working_set=size, threads=bench_threads
+            )
         seconds = request.config.getoption("--bench-seconds")
         if limit and limit.seconds > seconds:
             pytest.skip(f"a call takes over {limit.seconds:.2g} s; see --bench-seconds")

@@ -2,13 +2,17 @@
 #include "norm_rope/validate.h"
 #include "runtime/check.h"
 #include "runtime/module.h"
-#include "runtime/tensor_caster.h"
+#include "runtime/new_tensor.h"
 
 namespace mn {
 namespace {
 
-void rms_norm(const Tensor& x, const Tensor& weight, const Tensor& y, double eps) {
-  const RmsNormProblem problem = rms_norm_problem(Check("rms_norm"), x, weight, y, eps);
+constexpr int64_t kMostRotaryDims = 65536;
+
+NewTensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
+  RmsNormProblem problem = rms_norm_problem(Check("rms_norm"), x, weight, eps);
+  NewTensor y = new_tensor_like(x);
+  problem.y = y.view.data;
   const NormRopeKernels& kernels = norm_rope_kernels_for_isa();
   const pybind11::gil_scoped_release release;
   if (x.dtype == DType::f32)
@@ -17,22 +21,27 @@ void rms_norm(const Tensor& x, const Tensor& weight, const Tensor& y, double eps
     kernels.rms_norm_bf16(problem);
   else
     kernels.rms_norm_bf16_weight_f32(problem);
+  return y;
 }
 
-void bind_rope_table(const Tensor& positions, const Tensor& table, double theta,
-                     int64_t rotary_dim) {
+NewTensor bind_rope_table(const Tensor& positions, double theta, int64_t rotary_dim) {
   const Check check("rope_table");
   check.shape(positions, "positions", {kAny}, "[N]");
   check.on_cpu(positions, "positions");
   check.dtype(positions, "positions", {DType::i64});
   check.contiguous(positions, "positions");
   if (!(theta > 0)) check.fail("theta", "a positive number", std::to_string(theta));
+  check.range(rotary_dim, "rotary_dim", 0, kMostRotaryDims);
+  if (rotary_dim % 2) check.fail("rotary_dim", "an even number", std::to_string(rotary_dim));
+  const int64_t tokens = positions.shape[0];
+  NewTensor table = new_tensor(positions, DType::f32, {tokens, rotary_dim});
   const pybind11::gil_scoped_release release;
-  rope_table(positions.as<int64_t>(), positions.shape[0], theta, rotary_dim, table.as<float>());
+  rope_table(positions.as<int64_t>(), tokens, theta, rotary_dim, table.view.as<float>());
+  return table;
 }
 
-RopeTensor rope_tensor(const Check& check, const Tensor& t, const char* argument, const Tensor& out,
-                       int64_t tokens, DType dtype) {
+RopeTensor rope_tensor(const Check& check, const Tensor& t, const char* argument, int64_t tokens,
+                       DType dtype) {
   check.shape(t, argument, {tokens, kAny, kAny}, "[N, H, D]");
   check.on_cpu(t, argument);
   check.dtype(t, argument, {dtype});
@@ -42,11 +51,11 @@ RopeTensor rope_tensor(const Check& check, const Tensor& t, const char* argument
           .token_stride = t.stride[0],
           .head_stride = t.stride[1],
           .in = t.data,
-          .out = out.data};
+          .out = nullptr};
 }
 
-void rope(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table,
-          const Tensor& q_out, const Tensor& k_out, const Tensor& v_out, double value_scale) {
+std::tuple<NewTensor, NewTensor, NewTensor> rope(const Tensor& q, const Tensor& k, const Tensor& v,
+                                                 const Tensor& table, double value_scale) {
   const Check check("rope");
   check.dtype(q, "q", {DType::f32, DType::bf16});
   check.shape(q, "q", {kAny, kAny, kAny}, "[N, Hq, Dqk]");
@@ -60,27 +69,32 @@ void rope(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table
     check.fail("table", "rotary_dim of at most the head dim " + std::to_string(q.shape[2]),
                std::to_string(rotary_dim));
 
-  const RopeProblem problem{.tokens = q.shape[0],
-                            .rotary_dim = rotary_dim,
-                            .table = table.as<float>(),
-                            .value_scale = static_cast<float>(value_scale),
-                            .q = rope_tensor(check, q, "q", q_out, q.shape[0], q.dtype),
-                            .k = rope_tensor(check, k, "k", k_out, q.shape[0], q.dtype),
-                            .v = rope_tensor(check, v, "v", v_out, q.shape[0], q.dtype)};
+  RopeProblem problem{.tokens = q.shape[0],
+                      .rotary_dim = rotary_dim,
+                      .table = table.as<float>(),
+                      .value_scale = static_cast<float>(value_scale),
+                      .q = rope_tensor(check, q, "q", q.shape[0], q.dtype),
+                      .k = rope_tensor(check, k, "k", q.shape[0], q.dtype),
+                      .v = rope_tensor(check, v, "v", q.shape[0], q.dtype)};
+  std::tuple out{new_tensor_like(q), new_tensor_like(k), new_tensor_like(v)};
+  problem.q.out = std::get<0>(out).view.data;
+  problem.k.out = std::get<1>(out).view.data;
+  problem.v.out = std::get<2>(out).view.data;
   const NormRopeKernels& kernels = norm_rope_kernels_for_isa();
   const pybind11::gil_scoped_release release;
   (q.dtype == DType::f32 ? kernels.rope_f32 : kernels.rope_bf16)(problem);
+  return out;
 }
 
 }  // namespace
 
 void bind_norm_rope(pybind11::module_& m) {
   namespace py = pybind11;
-  m.def("rms_norm", &rms_norm, py::arg("x"), py::arg("weight"), py::arg("y"), py::arg("eps"));
-  m.def("rope_table", &bind_rope_table, py::arg("positions"), py::arg("table"), py::arg("theta"),
+  m.def("rms_norm", &rms_norm, py::arg("x"), py::arg("weight"), py::arg("eps"));
+  m.def("rope_table", &bind_rope_table, py::arg("positions"), py::arg("theta"),
         py::arg("rotary_dim"));
-  m.def("rope", &rope, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("table"), py::arg("q_out"),
-        py::arg("k_out"), py::arg("v_out"), py::arg("value_scale"));
+  m.def("rope", &rope, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("table"),
+        py::arg("value_scale"));
 }
 
 }  // namespace mn

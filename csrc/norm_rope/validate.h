@@ -1,4 +1,5 @@
-// Arguments to problems, with every check: shared by the CPU and the CUDA bindings.
+// Arguments to problems, with every check: shared by the CPU and the CUDA bindings, which make the
+// outputs afterwards.
 #pragma once
 
 #include "norm_rope/problem.h"
@@ -7,6 +8,6 @@
 namespace mn {
 
 RmsNormProblem rms_norm_problem(const Check& check, const Tensor& x, const Tensor& weight,
-                                const Tensor& y, double eps);
+                                double eps);
 
 }  // namespace mn

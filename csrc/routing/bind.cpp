@@ -7,7 +7,7 @@
 #include "routing/run.h"
 #include "routing/validate.h"
 #include "runtime/module.h"
-#include "runtime/tensor_caster.h"
+#include "runtime/new_tensor.h"
 
 namespace mn {
 namespace {
@@ -50,23 +50,31 @@ void check_replay_values(const Check& check, const Tensor& given, int64_t expert
   }
 }
 
-void route(const Tensor& logits, const MaybeTensor& bias, int64_t top_k, std::string_view scoring,
-           bool normalize, double scaling, int64_t n_group, int64_t topk_group,
-           const MaybeTensor& replay_ids, const Tensor& ids, const Tensor& weights,
-           const MaybeTensor& counts, const MaybeTensor& mean_score) {
+using Routed = std::tuple<NewTensor, NewTensor, std::optional<NewTensor>, std::optional<NewTensor>>;
+
+Routed route(const Tensor& logits, const MaybeTensor& bias, int64_t top_k, std::string_view scoring,
+             bool normalize, double scaling, int64_t n_group, int64_t topk_group,
+             const MaybeTensor& replay_ids, bool stats) {
   const Check check("route");
-  RouteProblem problem = route_problem(check, {logits, bias, top_k, scoring, normalize, scaling,
-                                               n_group, topk_group, replay_ids, ids, weights});
+  RouteProblem problem = route_problem(
+      check, {logits, bias, top_k, scoring, normalize, scaling, n_group, topk_group, replay_ids});
   if (bias) check_bias_values(check, *bias);
-  if (replay_ids) {
-    check_replay_values(check, *replay_ids, problem.experts);
+  if (replay_ids) check_replay_values(check, *replay_ids, problem.experts);
+
+  Routed out{new_tensor(logits, DType::i32, {problem.tokens, top_k}),
+             new_tensor(logits, DType::f32, {problem.tokens, top_k}), std::nullopt, std::nullopt};
+  auto& [ids, weights, counts, mean_score] = out;
+  problem.ids = ids.view.as<int32_t>();
+  problem.weights = weights.view.as<float>();
+  if (replay_ids)
     for (int64_t t = 0; t < problem.tokens; ++t)
       for (int64_t k = 0; k < top_k; ++k)
         problem.ids[t * top_k + k] = static_cast<int32_t>(integer_at(*replay_ids, t, k));
-  }
   std::vector<float> shares;
   std::vector<int32_t> chosen;
-  if (counts) {
+  if (stats) {
+    counts = new_tensor(logits, DType::i64, {problem.experts});
+    mean_score = new_tensor(logits, DType::f32, {problem.experts});
     shares.resize(static_cast<size_t>(route_jobs(problem.tokens) * problem.experts));
     chosen.resize(shares.size());
     problem.job_shares = shares.data();
@@ -74,18 +82,22 @@ void route(const Tensor& logits, const MaybeTensor& bias, int64_t top_k, std::st
   }
   const pybind11::gil_scoped_release release;
   run_route(check, problem);
-  if (counts) reduce_route_stats(problem, counts->as<int64_t>(), mean_score->as<float>());
+  if (stats) reduce_route_stats(problem, counts->view.as<int64_t>(), mean_score->view.as<float>());
+  return out;
 }
 
-void route_backward(const Tensor& logits, const Tensor& ids, std::string_view scoring,
-                    bool normalize, double scaling, const MaybeTensor& grad_weights,
-                    const MaybeTensor& grad_mean_score, const Tensor& grad_logits) {
-  const RouteBackwardProblem problem = route_backward_problem(
+NewTensor route_backward(const Tensor& logits, const Tensor& ids, std::string_view scoring,
+                         bool normalize, double scaling, const MaybeTensor& grad_weights,
+                         const MaybeTensor& grad_mean_score) {
+  RouteBackwardProblem problem = route_backward_problem(
       Check("route backward"),
-      {logits, ids, scoring, normalize, scaling, grad_weights, grad_mean_score, grad_logits});
+      {logits, ids, scoring, normalize, scaling, grad_weights, grad_mean_score});
+  NewTensor grad_logits = new_tensor_like(logits);
+  problem.grad_logits = grad_logits.view.as<float>();
   const RoutingKernels& kernels = routing_kernels_for_isa();
   const pybind11::gil_scoped_release release;
   kernels.route_backward(problem);
+  return grad_logits;
 }
 
 }  // namespace
@@ -94,11 +106,10 @@ void bind_routing(pybind11::module_& m) {
   namespace py = pybind11;
   m.def("route", &route, py::arg("logits"), py::arg("bias"), py::arg("top_k"), py::arg("scoring"),
         py::arg("normalize"), py::arg("scaling"), py::arg("n_group"), py::arg("topk_group"),
-        py::arg("replay_ids"), py::arg("ids"), py::arg("weights"), py::arg("counts"),
-        py::arg("mean_score"));
+        py::arg("replay_ids"), py::arg("stats"));
   m.def("route_backward", &route_backward, py::arg("logits"), py::arg("ids"), py::arg("scoring"),
         py::arg("normalize"), py::arg("scaling"), py::arg("grad_weights"),
-        py::arg("grad_mean_score"), py::arg("grad_logits"));
+        py::arg("grad_mean_score"));
 }
 
 }  // namespace mn

@@ -63,8 +63,8 @@ RouteProblem route_problem(const Check& check, const RouteArguments& a) {
           .logits_stride = a.logits.stride[0],
           .bias = a.bias ? a.bias->as<float>() : nullptr,
           .replay = a.replay_ids.has_value(),
-          .ids = a.ids.as<int32_t>(),
-          .weights = a.weights.as<float>(),
+          .ids = nullptr,
+          .weights = nullptr,
           .job_shares = nullptr,
           .job_counts = nullptr};
 }
@@ -82,7 +82,7 @@ RouteBackwardProblem route_backward_problem(const Check& check, const RouteBackw
           .ids = a.ids.as<int32_t>(),
           .grad_weights = a.grad_weights ? a.grad_weights->as<float>() : nullptr,
           .grad_mean_score = a.grad_mean_score ? a.grad_mean_score->as<float>() : nullptr,
-          .grad_logits = a.grad_logits.as<float>()};
+          .grad_logits = nullptr};
 }
 
 }  // namespace mn

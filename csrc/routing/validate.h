@@ -1,5 +1,5 @@
 // Arguments to problems, with every check that needs no tensor's values: shared by the CPU and the
-// CUDA bindings.
+// CUDA bindings, which make the outputs afterwards.
 #pragma once
 
 #include <optional>
@@ -21,8 +21,6 @@ struct RouteArguments {
   double scaling;
   int64_t n_group, topk_group;
   const MaybeTensor& replay_ids;
-  const Tensor& ids;
-  const Tensor& weights;
 };
 
 RouteProblem route_problem(const Check& check, const RouteArguments& arguments);
@@ -35,7 +33,6 @@ struct RouteBackwardArguments {
   double scaling;
   const MaybeTensor& grad_weights;
   const MaybeTensor& grad_mean_score;
-  const Tensor& grad_logits;
 };
 
 RouteBackwardProblem route_backward_problem(const Check& check,

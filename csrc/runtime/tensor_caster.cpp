@@ -2,35 +2,10 @@
 
 #include <array>
 
+#include "runtime/dlpack.h"
+
 namespace mn {
 namespace {
-
-// The public DLPack 1.x C structures, as far as they are read here.
-struct DLView {
-  void* data;
-  int32_t device_type;
-  int32_t device_id;
-  int32_t ndim;
-  uint8_t type_code;
-  uint8_t type_bits;
-  uint16_t type_lanes;
-  int64_t* shape;
-  int64_t* strides;
-  uint64_t byte_offset;
-};
-
-struct DLExchangeTable {
-  uint32_t version_major;
-  uint32_t version_minor;
-  void* previous;
-  void* allocator;
-  void* managed_from_object;
-  void* managed_to_object;
-  int (*view_from_object)(void* object, DLView* out);
-  int (*current_stream)(int32_t device_type, int32_t device_id, void** out);
-};
-
-constexpr int kDLCpu = 1, kDLCuda = 2;
 
 struct CachedTable {
   PyTypeObject* type = nullptr;

@@ -6,8 +6,8 @@
 #include <cmath>
 
 #include "runtime/module.h"
+#include "runtime/new_tensor.h"
 #include "runtime/scratch.h"
-#include "runtime/tensor_caster.h"
 #include "sampling/philox.h"
 #include "sampling/validate.h"
 
@@ -58,24 +58,29 @@ double value_at(const Tensor& logits, int64_t row, int64_t id) {
   check.fail("logits", expected, "a row of -inf");
 }
 
-void sample(const Tensor& logits, const Tensor& seed, const Tensor& position,
-            const MaybeTensor& temperature, const MaybeTensor& top_k, const MaybeTensor& top_p,
-            const MaybeTensor& min_p, const MaybeTensor& repetition_penalty,
-            const MaybeTensor& presence_penalty, const MaybeTensor& frequency_penalty,
-            const MaybeTensor& history, const MaybeTensor& prompt_lens, const Tensor& ids,
-            const Tensor& logprobs, const MaybeTensor& coins) {
+std::pair<NewTensor, NewTensor> sample(
+    const Tensor& logits, const Tensor& seed, const Tensor& position,
+    const MaybeTensor& temperature, const MaybeTensor& top_k, const MaybeTensor& top_p,
+    const MaybeTensor& min_p, const MaybeTensor& repetition_penalty,
+    const MaybeTensor& presence_penalty, const MaybeTensor& frequency_penalty,
+    const MaybeTensor& history, const MaybeTensor& prompt_lens, const MaybeTensor& coins) {
   const Check check("sample");
   SampleProblem problem = sample_problem(
       check, {logits, seed, position, temperature, top_k, top_p, min_p, repetition_penalty,
-              presence_penalty, frequency_penalty, history, prompt_lens, ids, logprobs});
+              presence_penalty, frequency_penalty, history, prompt_lens});
   check_controls(check, problem);
   if (coins) problem.coins = coins->as<double>();
   problem.layout = plan_sample_scratch(problem);
+  std::pair out{new_tensor(logits, DType::i64, {problem.rows}),
+                new_tensor(logits, DType::f32, {problem.rows})};
+  problem.ids = out.first.view.as<int64_t>();
+  problem.logprobs = out.second.view.as<float>();
   const SamplingKernels& kernels = sampling_kernels_for_isa();
   {
     const pybind11::gil_scoped_release release;
     problem.scratch = scratch(problem.layout.bytes * omp_get_max_threads());
-    if ((logits.dtype == DType::f32 ? kernels.sample_f32 : kernels.sample_bf16)(problem)) return;
+    if ((logits.dtype == DType::f32 ? kernels.sample_f32 : kernels.sample_bf16)(problem))
+      return out;
   }
   fail_on_logits(check, logits);
 }
@@ -93,8 +98,7 @@ void bind_sampling(pybind11::module_& m) {
   m.def("sample", &sample, py::arg("logits"), py::arg("seed"), py::arg("position"),
         py::arg("temperature"), py::arg("top_k"), py::arg("top_p"), py::arg("min_p"),
         py::arg("repetition_penalty"), py::arg("presence_penalty"), py::arg("frequency_penalty"),
-        py::arg("history"), py::arg("prompt_lens"), py::arg("ids"), py::arg("logprobs"),
-        py::arg("coins") = py::none(),
+        py::arg("history"), py::arg("prompt_lens"), py::arg("coins") = py::none(),
         "`coins` [B] float64 in [0, 1) replace the generator's, for tests.");
   m.def("philox4x32_10", &philox, py::arg("counter"), py::arg("key"));
   m.def("philox_uniform", &philox_uniform, py::arg("seed"), py::arg("position"));

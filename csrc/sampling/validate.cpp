@@ -67,8 +67,6 @@ SampleProblem sample_problem(const Check& check, const SampleArguments& a) {
     problem.history = a.history->as<int32_t>();
     problem.history_len = a.history->shape[1];
   }
-  problem.ids = a.ids.as<int64_t>();
-  problem.logprobs = a.logprobs.as<float>();
   return problem;
 }
 

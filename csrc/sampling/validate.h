@@ -1,5 +1,5 @@
 // Arguments to a problem, with every check that needs no tensor's values: shared by the CPU and the
-// CUDA bindings.
+// CUDA bindings, which make the outputs afterwards.
 #pragma once
 
 #include <optional>
@@ -24,8 +24,6 @@ struct SampleArguments {
   const MaybeTensor& frequency_penalty;
   const MaybeTensor& history;
   const MaybeTensor& prompt_lens;
-  const Tensor& ids;
-  const Tensor& logprobs;
 };
 
 // Without scratch.

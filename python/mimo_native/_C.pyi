@@ -105,17 +105,17 @@ def release_scratch() -> None:
     """
     Frees the calling thread's working memory.
     """
-def rms_norm(x: torch.Tensor, weight: torch.Tensor, y: torch.Tensor, eps: typing.SupportsFloat | typing.SupportsIndex) -> None:
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: typing.SupportsFloat | typing.SupportsIndex) -> torch.Tensor:
     ...
-def rope(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor, q_out: torch.Tensor, k_out: torch.Tensor, v_out: torch.Tensor, value_scale: typing.SupportsFloat | typing.SupportsIndex) -> None:
+def rope(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor, value_scale: typing.SupportsFloat | typing.SupportsIndex) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     ...
-def rope_table(positions: torch.Tensor, table: torch.Tensor, theta: typing.SupportsFloat | typing.SupportsIndex, rotary_dim: typing.SupportsInt | typing.SupportsIndex) -> None:
+def rope_table(positions: torch.Tensor, theta: typing.SupportsFloat | typing.SupportsIndex, rotary_dim: typing.SupportsInt | typing.SupportsIndex) -> torch.Tensor:
     ...
-def route(logits: torch.Tensor, bias: torch.Tensor | None, top_k: typing.SupportsInt | typing.SupportsIndex, scoring: str, normalize: bool, scaling: typing.SupportsFloat | typing.SupportsIndex, n_group: typing.SupportsInt | typing.SupportsIndex, topk_group: typing.SupportsInt | typing.SupportsIndex, replay_ids: torch.Tensor | None, ids: torch.Tensor, weights: torch.Tensor, counts: torch.Tensor | None, mean_score: torch.Tensor | None) -> None:
+def route(logits: torch.Tensor, bias: torch.Tensor | None, top_k: typing.SupportsInt | typing.SupportsIndex, scoring: str, normalize: bool, scaling: typing.SupportsFloat | typing.SupportsIndex, n_group: typing.SupportsInt | typing.SupportsIndex, topk_group: typing.SupportsInt | typing.SupportsIndex, replay_ids: torch.Tensor | None, stats: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     ...
-def route_backward(logits: torch.Tensor, ids: torch.Tensor, scoring: str, normalize: bool, scaling: typing.SupportsFloat | typing.SupportsIndex, grad_weights: torch.Tensor | None, grad_mean_score: torch.Tensor | None, grad_logits: torch.Tensor) -> None:
+def route_backward(logits: torch.Tensor, ids: torch.Tensor, scoring: str, normalize: bool, scaling: typing.SupportsFloat | typing.SupportsIndex, grad_weights: torch.Tensor | None, grad_mean_score: torch.Tensor | None) -> torch.Tensor:
     ...
-def sample(logits: torch.Tensor, seed: torch.Tensor, position: torch.Tensor, temperature: torch.Tensor | None, top_k: torch.Tensor | None, top_p: torch.Tensor | None, min_p: torch.Tensor | None, repetition_penalty: torch.Tensor | None, presence_penalty: torch.Tensor | None, frequency_penalty: torch.Tensor | None, history: torch.Tensor | None, prompt_lens: torch.Tensor | None, ids: torch.Tensor, logprobs: torch.Tensor, coins: torch.Tensor | None = None) -> None:
+def sample(logits: torch.Tensor, seed: torch.Tensor, position: torch.Tensor, temperature: torch.Tensor | None, top_k: torch.Tensor | None, top_p: torch.Tensor | None, min_p: torch.Tensor | None, repetition_penalty: torch.Tensor | None, presence_penalty: torch.Tensor | None, frequency_penalty: torch.Tensor | None, history: torch.Tensor | None, prompt_lens: torch.Tensor | None, coins: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """
     `coins` [B] float64 in [0, 1) replace the generator's, for tests.
     """

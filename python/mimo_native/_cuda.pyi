@@ -6,7 +6,7 @@ def driver_version() -> str:
     """
     Newest CUDA version of the driver; '' without one.
     """
-def rms_norm(x: torch.Tensor, weight: torch.Tensor, y: torch.Tensor, eps: typing.SupportsFloat | typing.SupportsIndex) -> None:
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: typing.SupportsFloat | typing.SupportsIndex) -> torch.Tensor:
     ...
 def runtime_linkage() -> str:
     """

@@ -43,7 +43,5 @@ def draw_with_coins(logits: Tensor, coins: Tensor, **controls: object) -> Tensor
     """The id that each coin [B] in [0, 1) picks from logits [V]."""
     batch = len(coins)
     rows = _rows(batch, controls)
-    ids, logprobs = torch.empty(batch, dtype=torch.int64), torch.empty(batch)
     table = logits.expand(batch, -1)
-    _C.sample(table, *(rows.get(name) for name in _ORDER), ids, logprobs, coins.double())
-    return ids
+    return _C.sample(table, *(rows.get(name) for name in _ORDER), coins.double())[0]

@@ -24,9 +24,7 @@ def rms_norm(x: Tensor, weight: Tensor, *, eps: float = 1e-5) -> Tensor:
     backend = choose("rms_norm", x, weight)
     if backend == "reference":
         return reference.rms_norm(x, weight, eps=eps)
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    native(backend).rms_norm(x, weight, y, eps)
-    return y
+    return native(backend).rms_norm(x, weight, eps)
 
 
 def rope_table(positions: Tensor, *, theta: float, rotary_dim: int) -> Tensor:
@@ -38,9 +36,7 @@ def rope_table(positions: Tensor, *, theta: float, rotary_dim: int) -> Tensor:
     backend = choose("rope_table", positions)
     if backend == "reference":
         return reference.rope_table(positions, theta=theta, rotary_dim=rotary_dim)
-    table = torch.empty(positions.shape[0], rotary_dim, dtype=torch.float32)
-    native(backend).rope_table(positions, table, theta, rotary_dim)
-    return table
+    return native(backend).rope_table(positions, theta, rotary_dim)
 
 
 def rope(
@@ -55,6 +51,4 @@ def rope(
     backend = choose("rope", q, k, v)
     if backend == "reference":
         return reference.rope(q, k, v, table, value_scale=value_scale)
-    q_out, k_out, v_out = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v))
-    native(backend).rope(q, k, v, table, q_out, k_out, v_out, value_scale)
-    return q_out, k_out, v_out
+    return native(backend).rope(q, k, v, table, value_scale)

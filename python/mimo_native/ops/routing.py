@@ -27,8 +27,6 @@ register(
     gradient=True,
 )
 
-_MOST_EXPERTS = 1024
-
 
 def route(
     logits: Tensor,
@@ -75,40 +73,31 @@ def route(
             replay_ids=replay_ids,
             return_stats=return_stats,
         )
-    request = (bias, top_k, scoring, normalize, scaling, n_group, topk_group, replay_ids)
     if needs_grad:
-        ids, weights, counts, mean_score = _Route.apply(logits, backend, return_stats, request)
+        request = (bias, top_k, scoring, normalize, scaling, n_group, topk_group, replay_ids)
+        ids, weights, counts, mean_score = _Route.apply(logits, backend, request, return_stats)
     else:
-        ids, weights, counts, mean_score = _forward(logits, backend, return_stats, request)
+        ids, weights, counts, mean_score = native(backend).route(
+            logits,
+            bias,
+            top_k,
+            scoring,
+            normalize,
+            scaling,
+            n_group,
+            topk_group,
+            replay_ids,
+            return_stats,
+        )
     if return_stats:
         return ids, weights, RouteStats(counts, mean_score)
     return ids, weights
 
 
-# The arguments after `logits`, in the binding's order: a tuple, as a dataclass costs a microsecond.
-_Request = tuple[Tensor | None, int, str, bool, float, int, int, Tensor | None]
-
-
-def _forward(
-    logits: Tensor, backend: str, stats: bool, request: _Request
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    tokens, experts = logits.shape if logits.ndim == 2 else (0, 0)
-    # A top_k out of range is refused by the binding; until then it must not size an allocation.
-    slots, device = min(max(request[1], 0), _MOST_EXPERTS), logits.device
-    ids = torch.empty(tokens, slots, dtype=torch.int32, device=device)
-    weights = torch.empty(tokens, slots, device=device)
-    counts = mean_score = None
-    if stats:
-        counts = torch.empty(experts, dtype=torch.int64, device=device)
-        mean_score = torch.empty(experts, device=device)
-    native(backend).route(logits, *request, ids, weights, counts, mean_score)
-    return ids, weights, counts, mean_score
-
-
 class _Route(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits: Tensor, backend: str, stats: bool, request: _Request):
-        ids, weights, counts, mean_score = _forward(logits, backend, stats, request)
+    def forward(ctx, logits: Tensor, backend: str, request: tuple, stats: bool):
+        ids, weights, counts, mean_score = native(backend).route(logits, *request, stats)
         ctx.save_for_backward(logits, ids)
         ctx.backend, (ctx.scoring, ctx.normalize, ctx.scaling) = backend, request[2:5]
         ctx.mark_non_differentiable(*(t for t in (ids, counts) if t is not None))
@@ -119,9 +108,8 @@ class _Route(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, _ids, grad_weights, _counts, grad_mean_score):
         logits, ids = ctx.saved_tensors
-        grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
         grads = (None if g is None else g.contiguous() for g in (grad_weights, grad_mean_score))
-        native(ctx.backend).route_backward(
-            logits, ids, ctx.scoring, ctx.normalize, ctx.scaling, *grads, grad_logits
+        grad_logits = native(ctx.backend).route_backward(
+            logits, ids, ctx.scoring, ctx.normalize, ctx.scaling, *grads
         )
         return grad_logits, None, None, None

@@ -67,8 +67,6 @@ def sample(
     without a history.
     """
     backend = choose("sample", logits)
-    controls = (temperature, top_k, top_p, min_p)
-    penalties = (repetition_penalty, presence_penalty, frequency_penalty)
     if backend == "reference":
         return reference.sample(
             logits,
@@ -84,10 +82,17 @@ def sample(
             history=history,
             prompt_lens=prompt_lens,
         )
-    rows = logits.shape[:1]
-    ids = torch.empty(rows, dtype=torch.int64, device=logits.device)
-    logprobs = torch.empty(rows, device=logits.device)
-    native(backend).sample(
-        logits, seed, position, *controls, *penalties, history, prompt_lens, ids, logprobs
+    return native(backend).sample(
+        logits,
+        seed,
+        position,
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repetition_penalty,
+        presence_penalty,
+        frequency_penalty,
+        history,
+        prompt_lens,
     )
-    return ids, logprobs

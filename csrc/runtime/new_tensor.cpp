@@ -1,0 +1,137 @@
+#include "runtime/new_tensor.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <string>
+
+#include "runtime/dlpack.h"
+
+namespace mn {
+namespace {
+
+constexpr size_t kCacheLine = 64;
+constexpr size_t kHugePage = size_t{2} << 20;
+
+constexpr size_t round_up(size_t n, size_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
+struct Code {
+  uint8_t kind, bits;
+};
+
+Code code_of(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return {2, 32};
+    case DType::f64:
+      return {2, 64};
+    case DType::f16:
+      return {2, 16};
+    case DType::bf16:
+      return {4, 16};
+    case DType::i64:
+      return {0, 64};
+    case DType::i32:
+      return {0, 32};
+    case DType::i16:
+      return {0, 16};
+    case DType::i8:
+      return {0, 8};
+    case DType::u8:
+      return {1, 8};
+    case DType::boolean:
+      return {6, 8};
+    default:
+      return {10, 8};
+  }
+}
+
+// Header and elements of a tensor in one allocation.
+struct Block {
+  DLManagedTensor managed;
+  std::array<int64_t, Tensor::kMaxDims> shape, stride;
+};
+
+DLManagedTensor* allocate_on_cpu(size_t bytes, size_t alignment, Block** block) {
+  const size_t header = round_up(sizeof(Block), alignment);
+  const size_t total = header + round_up(std::max<size_t>(bytes, 1), alignment);
+  auto* memory = static_cast<char*>(std::aligned_alloc(alignment, total));
+  if (!memory) throw std::bad_alloc();
+  if (alignment == kHugePage) madvise(memory + header, total - header, MADV_HUGEPAGE);
+  *block = new (memory) Block{};
+  DLManagedTensor& managed = (*block)->managed;
+  managed.version_major = 1;
+  managed.context = memory;
+  managed.deleter = [](DLManagedTensor* self) { std::free(self->context); };
+  managed.view.data = memory + header;
+  return &managed;
+}
+
+// Torch's own allocator serves its other devices.
+DLManagedTensor* allocate_by(const DLExchangeTable* table, DLView like) {
+  struct Failure {
+    std::string message;
+  } failure;
+  DLManagedTensor* managed = nullptr;
+  const auto set_error = [](void* context, const char*, const char* message) {
+    static_cast<Failure*>(context)->message = message;
+  };
+  if (table->allocate(&like, &managed, &failure, set_error))
+    throw std::runtime_error("no memory for an output: " + failure.message);
+  return managed;
+}
+
+}  // namespace
+
+NewTensor new_tensor(const Tensor& like, DType dtype, std::span<const int64_t> shape) {
+  const auto* table = static_cast<const DLExchangeTable*>(like.library);
+  const Code code = code_of(dtype);
+  NewTensor made;
+  Tensor& t = made.view;
+  t.dtype = dtype;
+  t.on_cpu = like.on_cpu;
+  t.device_index = like.device_index;
+  t.library = like.library;
+  t.ndim = static_cast<int>(shape.size());
+  int64_t elements = 1;
+  for (int i = t.ndim - 1; i >= 0; --i) {
+    t.shape[i] = shape[static_cast<size_t>(i)];
+    t.stride[i] = elements;
+    elements *= t.shape[i];
+  }
+  DLView view{.data = nullptr,
+              .device_type = t.on_cpu ? kDLCpu : kDLCuda,
+              .device_id = t.device_index,
+              .ndim = t.ndim,
+              .type_code = code.kind,
+              .type_bits = code.bits,
+              .type_lanes = 1,
+              .shape = t.shape,
+              .strides = t.stride,
+              .byte_offset = 0};
+  DLManagedTensor* managed;
+  if (t.on_cpu) {
+    const size_t bytes = static_cast<size_t>(elements * size_of(dtype));
+    Block* block;
+    managed = allocate_on_cpu(bytes, bytes < 4 * kHugePage ? kCacheLine : kHugePage, &block);
+    view.data = managed->view.data;
+    std::copy_n(t.shape, t.ndim, block->shape.begin());
+    std::copy_n(t.stride, t.ndim, block->stride.begin());
+    view.shape = block->shape.data();
+    view.strides = block->stride.data();
+    managed->view = view;
+  } else {
+    managed = allocate_by(table, view);
+  }
+  t.data = static_cast<char*>(managed->view.data) + managed->view.byte_offset;
+  void* object = nullptr;
+  if (table->object_from_managed(managed, &object)) throw pybind11::error_already_set();
+  made.object = pybind11::reinterpret_steal<pybind11::object>(static_cast<PyObject*>(object));
+  return made;
+}
+
+}  // namespace mn
