@@ -117,7 +117,7 @@ def choose(op: str, *tensors: Tensor, needs_grad: bool | None = None, **options:
     """
     first = tensors[0]
     if needs_grad is None:
-        needs_grad = is_grad_enabled() and wants_grad(*tensors)
+        needs_grad = wants_grad(*tensors)
     place = first.is_cpu or first.device.type
     key = (op, first.dtype, place, needs_grad, _forced.get(), _simulated.get() is None)
     settled = _settled.get(key)

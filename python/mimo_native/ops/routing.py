@@ -2,10 +2,12 @@
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .. import reference
 from ..backends import choose, native, register, wants_grad
 from ..reference import RouteStats
+from ._library import register_op
 
 __all__ = ["route"]
 
@@ -58,6 +60,20 @@ def route(
     Raises ShapeError for other shapes and dtypes, NaN scores, and ids that repeat or do not exist.
     Section 2.2 of the report (the router of the MoE layers).
     """
+    if is_compiling():
+        weights, mean_score, ids, counts = torch.ops.mimo_native.route(
+            logits,
+            bias,
+            top_k,
+            scoring,
+            normalize,
+            scaling,
+            n_group,
+            topk_group,
+            replay_ids,
+            return_stats,
+        )
+        return (ids, weights, RouteStats(counts, mean_score)) if return_stats else (ids, weights)
     needs_grad = wants_grad(logits)
     backend = choose("route", logits, needs_grad=needs_grad)
     if backend == "reference":
@@ -107,9 +123,84 @@ class _Route(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, _ids, grad_weights, _counts, grad_mean_score):
-        logits, ids = ctx.saved_tensors
-        grads = (None if g is None else g.contiguous() for g in (grad_weights, grad_mean_score))
-        grad_logits = native(ctx.backend).route_backward(
-            logits, ids, ctx.scoring, ctx.normalize, ctx.scaling, *grads
+        rule = (ctx.scoring, ctx.normalize, ctx.scaling)
+        grad_logits = _route_backward(
+            *ctx.saved_tensors, *rule, grad_weights, grad_mean_score, ctx.backend
         )
         return grad_logits, None, None, None
+
+
+def _route_backward(
+    logits, ids, scoring, normalize, scaling, grad_weights, grad_mean_score, backend=None
+) -> Tensor:
+    backend = backend or choose("route", logits, needs_grad=True)
+    grads = (None if g is None else g.contiguous() for g in (grad_weights, grad_mean_score))
+    return native(backend).route_backward(logits, ids, scoring, normalize, scaling, *grads)
+
+
+def _registered(
+    logits, bias, top_k, scoring, normalize, scaling, n_group, topk_group, replay_ids, stats
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What is differentiable comes first; without ``stats`` its outputs are empty."""
+    ids, weights, *balance = route(
+        logits,
+        bias=bias,
+        top_k=top_k,
+        scoring=scoring,
+        normalize=normalize,
+        scaling=scaling,
+        n_group=n_group,
+        topk_group=topk_group,
+        replay_ids=replay_ids,
+        return_stats=stats,
+    )
+    if not stats:
+        return weights, logits.new_empty(0), ids, logits.new_empty(0, dtype=torch.int64)
+    return weights, balance[0].mean_score, ids, balance[0].counts
+
+
+def _fake(logits, bias, top_k, scoring, normalize, scaling, n_group, topk_group, replay_ids, stats):
+    tokens, experts = logits.shape
+    counted = experts if stats else 0
+    return (
+        logits.new_empty((tokens, top_k)),
+        logits.new_empty(counted),
+        logits.new_empty((tokens, top_k), dtype=torch.int32),
+        logits.new_empty(counted, dtype=torch.int64),
+    )
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    ctx.scoring, ctx.normalize, ctx.scaling = inputs[3:6]
+    ctx.stats = inputs[9]
+    ctx.save_for_backward(inputs[0], output[2])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, grad_weights, grad_mean_score, _ids, _counts):
+    grad_logits = torch.ops.mimo_native.route_backward(
+        *ctx.saved_tensors,
+        ctx.scoring,
+        ctx.normalize,
+        ctx.scaling,
+        grad_weights,
+        grad_mean_score if ctx.stats else None,
+    )
+    return grad_logits, *(None,) * 9
+
+
+register_op(
+    "route(Tensor logits, Tensor? bias, int top_k, str scoring, bool normalize, float scaling,"
+    " int n_group, int topk_group, Tensor? replay_ids, bool stats)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    _registered,
+    _fake,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+register_op(
+    "route_backward(Tensor logits, Tensor ids, str scoring, bool normalize, float scaling,"
+    " Tensor? grad_weights, Tensor? grad_mean_score) -> Tensor",
+    _route_backward,
+    lambda logits, *rest: logits.new_empty(logits.shape),
+)

@@ -2,9 +2,11 @@
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .. import reference
 from ..backends import choose, native, register
+from ._library import register_op
 
 __all__ = ["sample"]
 
@@ -66,6 +68,21 @@ def sample(
     Raises ShapeError for other shapes, NaN or +inf, a row of -inf, controls out of range, penalties
     without a history.
     """
+    if is_compiling():
+        return torch.ops.mimo_native.sample(
+            logits,
+            seed,
+            position,
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            repetition_penalty,
+            presence_penalty,
+            frequency_penalty,
+            history,
+            prompt_lens,
+        )
     backend = choose("sample", logits)
     if backend == "reference":
         return reference.sample(
@@ -96,3 +113,35 @@ def sample(
         history,
         prompt_lens,
     )
+
+
+_CONTROLS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "history",
+    "prompt_lens",
+)
+
+
+def _registered(logits, seed, position, *controls):
+    named = dict(zip(_CONTROLS, controls, strict=True))
+    return sample(logits, seed=seed, position=position, **named)
+
+
+def _fake(logits, seed, position, *controls):
+    rows = logits.shape[0]
+    return logits.new_empty(rows, dtype=torch.int64), logits.new_empty(rows, dtype=torch.float32)
+
+
+register_op(
+    "sample(Tensor logits, Tensor seed, Tensor position, "
+    + ", ".join(f"Tensor? {name}" for name in _CONTROLS)
+    + ") -> (Tensor, Tensor)",
+    _registered,
+    _fake,
+)
