@@ -65,4 +65,5 @@ PYBIND11_MODULE(_C, m) {
   mn::bind_routing(m);
   mn::bind_sampling(m);
   mn::bind_model(m);
+  mn::bind_loss(m);
 }

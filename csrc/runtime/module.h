@@ -16,5 +16,6 @@ void bind_attention_cache(pybind11::module_& m);
 void bind_routing(pybind11::module_& m);
 void bind_sampling(pybind11::module_& m);
 void bind_model(pybind11::module_& m);
+void bind_loss(pybind11::module_& m);
 
 }  // namespace mn

@@ -55,15 +55,15 @@ MN_INLINE float as_float(bf16 x) { return to_float(x); }
 template <class X>
 int64_t draw_id(const X* x, const Row& row, float top, bool summed, double total) {
   if (row.temperature == 0.f) return first_of(x, row.vocab, top, row.maxima);
-  const Weigh weigh(top, inverse_temperature(row.temperature));
+  const float scale = inverse_temperature(row.temperature);
+  const RowWeights weights{top, scale, row.maxima, row.sums};
   const Truncation& truncation = row.truncation;
   const bool needs_total =
       !truncation.by_k(row.vocab) && (truncation.by_p() || !truncation.active(row.vocab));
-  if (needs_total && !summed) total = row_sums(x, row.vocab, weigh, row.sums);
-  if (!truncation.active(row.vocab))
-    return draw_from_row(x, row.vocab, weigh, row.sums, row.coin * total);
-  const Candidates found = find_candidates(x, row.vocab, truncation, weigh, top, row.temperature,
-                                           total, row.maxima, row.candidates);
+  if (needs_total && !summed) total = row_sums(x, row.vocab, weights);
+  if (!truncation.active(row.vocab)) return draw_from_row(x, row.vocab, weights, row.coin * total);
+  const Candidates found = find_candidates(x, row.vocab, truncation, Weigh(top, scale), top,
+                                           row.temperature, total, row.maxima, row.candidates);
   return draw_from_candidates(found, last_kept(found, row.vocab, truncation, total),
                               truncation.min_p, row.coin);
 }
@@ -77,8 +77,8 @@ bool sample_row(const SampleProblem& p, int64_t b, char* scratch) {
 
   // The policy without penalties and truncation gives the log-probability.
   const float temperature = row.temperature == 0.f ? 1.f : row.temperature;
-  const Weigh weigh(top, inverse_temperature(temperature));
-  const double total = row_sums(logits, p.vocab, weigh, row.sums);
+  const double total = row_sums(
+      logits, p.vocab, RowWeights{top, inverse_temperature(temperature), row.maxima, row.sums});
   if (!(total >= 1.0)) return false;  // NaN: the largest logit alone weighs 1
 
   const Penalties penalties = {value_or(p.repetition_penalty, b, 1.f),
@@ -99,9 +99,7 @@ bool sample_row(const SampleProblem& p, int64_t b, char* scratch) {
   }
   p.ids[b] = id;
   p.logprobs[b] =
-      static_cast<float>((static_cast<double>(as_float(logits[id])) - static_cast<double>(top)) /
-                             static_cast<double>(temperature) -
-                         __builtin_log(total));
+      static_cast<float>(log_probability(as_float(logits[id]), top, total, temperature));
   return true;
 }
 

@@ -4,13 +4,9 @@
 #include <cstdint>
 
 #include "runtime/isa.h"
+#include "simd/softmax_chunk.h"
 
 namespace mn {
-
-// Maxima and sums are kept per this many ids.
-inline constexpr int64_t kSampleChunk = 1024;
-
-inline int64_t sample_chunks(int64_t vocab) { return (vocab + kSampleChunk - 1) / kSampleChunk; }
 
 // Where one thread keeps what, in bytes from the start of its scratch (plan.cpp).
 struct SampleScratch {

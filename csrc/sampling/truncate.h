@@ -50,10 +50,10 @@ template <class X>
 int64_t collect(const X* x, int64_t n, float bound, const float* maxima, const Candidates& to) {
   const f32x16 limit = f32x16::set1(bound);
   int64_t count = 0;
-  for (int64_t c = 0; c < sample_chunks(n); ++c) {
+  for (int64_t c = 0; c < softmax_chunks(n); ++c) {
     if (less_mask(f32x16::load(maxima + 16 * c), limit) == 0xffffu) continue;
-    const int64_t end = (c + 1) * kSampleChunk < n ? (c + 1) * kSampleChunk : n;
-    for (int64_t i = c * kSampleChunk; i < end; i += 16) {
+    const int64_t end = (c + 1) * kSoftmaxChunk < n ? (c + 1) * kSoftmaxChunk : n;
+    for (int64_t i = c * kSoftmaxChunk; i < end; i += 16) {
       const int lanes = lanes_left(end, i);
       const f32x16 logits = load_or_low(x + i, lanes);
       uint32_t reach = ~less_mask(logits, limit) & first_lanes(lanes);
@@ -78,7 +78,7 @@ Candidates find_candidates(const X* x, int64_t n, const Truncation& truncation, 
   double least = static_cast<double>(truncation.min_p);
   float bound = -__builtin_inff();
   if (truncation.by_k(n)) {
-    bound = bound_of_top_k(maxima, 16 * sample_chunks(n), truncation.top_k, found);
+    bound = bound_of_top_k(maxima, 16 * softmax_chunks(n), truncation.top_k, found);
     // Top-p takes its fraction of all k, also of those that min-p drops.
     if (truncation.by_p()) least = 0;
   } else if (truncation.by_p()) {
@@ -128,7 +128,7 @@ MN_INLINE int64_t draw_from_candidates(const Candidates& c, uint64_t last, float
   }
   Draw draw{0, coin * mass};
   for (int64_t i = 0; i < kept; ++i)
-    if (draw.add(c.weights[i], c.ids[i])) break;
+    if (draw.add(static_cast<double>(c.weights[i]), c.ids[i])) break;
   return draw.id;
 }
 

@@ -34,7 +34,7 @@ SampleProblem sample_problem(const Check& check, const SampleArguments& a) {
   check.on_device(a.logits, "logits");
   check.dtype(a.logits, "logits", {DType::f32, DType::bf16});
   check.last_dim_contiguous(a.logits, "logits");
-  check.range(a.logits.shape[1], "the vocabulary of logits", 1, INT32_MAX - kSampleChunk);
+  check.range(a.logits.shape[1], "the vocabulary of logits", 1, INT32_MAX - kSoftmaxChunk);
   const PerRow row(check, a.logits);
   SampleProblem problem{};
   problem.rows = a.logits.shape[0];

@@ -3,76 +3,49 @@
 #pragma once
 
 #include "sampling/problem.h"
-#include "simd/f64.h"
-#include "simd/vec.h"
+#include "simd/log_softmax.h"
 
 namespace mn::MN_ISA {
 namespace {
 
-MN_INLINE int lanes_left(int64_t n, int64_t i) { return n - i < 16 ? static_cast<int>(n - i) : 16; }
-MN_INLINE uint32_t first_lanes(int n) { return n >= 16 ? 0xffffu : (1u << n) - 1; }
-
-// exp((x - top) * scale): the weight of a logit relative to the largest.
-struct Weigh {
-  f32x16 top, scale;
-  Weigh(float top, float scale) : top(f32x16::set1(top)), scale(f32x16::set1(scale)) {}
-  MN_INLINE f32x16 operator()(f32x16 x) const { return exp((x - top) * scale); }
-};
-
-// 1 / T, finite: (x - top) / T must stay 0 for the largest logit.
-MN_INLINE float inverse_temperature(float t) {
-  const float inverse = 1.f / t;
-  return inverse < __FLT_MAX__ ? inverse : __FLT_MAX__;
+MN_INLINE int64_t chunk_length(int64_t n, int64_t chunk) {
+  const int64_t left = n - chunk * kSoftmaxChunk;
+  return left < kSoftmaxChunk ? left : kSoftmaxChunk;
 }
 
-MN_INLINE f32x16 load_or_low(const float* x, int lanes) {
-  return select(first_lanes(lanes), f32x16::load_n(x, lanes), f32x16::set1(-__builtin_inff()));
-}
-MN_INLINE f32x16 load_or_low(const bf16* x, int lanes) {
-  return select(first_lanes(lanes), f32x16::load_n(x, lanes), f32x16::set1(-__builtin_inff()));
-}
-
-template <class X>
-void chunk_maxima(const X* x, int64_t begin, int64_t end, float* maxima) {
-  f32x16 best[4];
-  for (f32x16& b : best) b = f32x16::set1(-__builtin_inff());
-  int64_t i = begin;
-  for (; i + 64 <= end; i += 64)
-    for (int j = 0; j < 4; ++j) best[j] = max(f32x16::load(x + i + 16 * j), best[j]);
-  for (; i < end; i += 16) best[0] = max(load_or_low(x + i, lanes_left(end, i)), best[0]);
-  max(max(best[0], best[1]), max(best[2], best[3])).store(maxima);
-}
-
-// The largest logit, and the 16 column maxima of every chunk. A NaN is passed over here; it makes
-// the sum of exponentials NaN.
+// The largest logit, and the 16 column maxima of every chunk.
 template <class X>
 float row_maxima(const X* x, int64_t n, float* maxima) {
   f32x16 best = f32x16::set1(-__builtin_inff());
-  for (int64_t c = 0; c < sample_chunks(n); ++c) {
-    const int64_t end = (c + 1) * kSampleChunk < n ? (c + 1) * kSampleChunk : n;
-    chunk_maxima(x, c * kSampleChunk, end, maxima + 16 * c);
-    best = max(f32x16::load(maxima + 16 * c), best);
+  for (int64_t c = 0; c < softmax_chunks(n); ++c) {
+    const f32x16 of_chunk = chunk_maxima(x + c * kSoftmaxChunk, chunk_length(n, c));
+    of_chunk.store(maxima + 16 * c);
+    best = max(of_chunk, best);
   }
   return reduce_max(best);
 }
 
-template <class X>
-double chunk_sum(const X* x, int64_t begin, int64_t end, const Weigh& weigh) {
-  f64x16 sum = f64x16::zero();
-  int64_t i = begin;
-  for (; i + 16 <= end; i += 16) sum = add(sum, weigh(f32x16::load(x + i)));
-  if (i < end) sum = add(sum, weigh(load_or_low(x + i, static_cast<int>(end - i))));
-  return reduce_add(sum);
-}
+// The weights of a row's logits, chunk by chunk.
+struct RowWeights {
+  float top, scale;
+  const float* maxima;  // of row_maxima
+  double* sums;         // of each chunk, once row_sums has run
+
+  MN_INLINE float largest(int64_t c) const { return reduce_max(f32x16::load(maxima + 16 * c)); }
+  MN_INLINE Weigh relative_to_chunk(int64_t c) const {
+    return Weigh(chunk_base(largest(c)), scale);
+  }
+  MN_INLINE double of_chunk(int64_t c) const { return chunk_weight(largest(c), top, scale); }
+};
 
 // The total of all weights, and those of every chunk.
 template <class X>
-double row_sums(const X* x, int64_t n, const Weigh& weigh, double* sums) {
+double row_sums(const X* x, int64_t n, const RowWeights& row) {
   double total = 0;
-  for (int64_t c = 0; c < sample_chunks(n); ++c) {
-    const int64_t end = (c + 1) * kSampleChunk < n ? (c + 1) * kSampleChunk : n;
-    sums[c] = chunk_sum(x, c * kSampleChunk, end, weigh);
-    total += sums[c];
+  for (int64_t c = 0; c < softmax_chunks(n); ++c) {
+    row.sums[c] = chunk_sum(x + c * kSoftmaxChunk, chunk_length(n, c), row.relative_to_chunk(c)) *
+                  row.of_chunk(c);
+    total += row.sums[c];
   }
   return total;
 }
@@ -83,7 +56,7 @@ int64_t first_of(const X* x, int64_t n, float top, const float* maxima) {
   const f32x16 wanted = f32x16::set1(top);
   int64_t c = 0;
   while (!equal_mask(f32x16::load(maxima + 16 * c), wanted)) ++c;
-  for (int64_t i = c * kSampleChunk;; i += 16) {
+  for (int64_t i = c * kSoftmaxChunk;; i += 16) {
     const uint32_t equal = equal_mask(load_or_low(x + i, lanes_left(n, i)), wanted);
     if (equal) return i + __builtin_ctz(equal);
   }
@@ -95,29 +68,30 @@ struct Draw {
   double cumulative, threshold;
   int64_t id = -1;
 
-  MN_INLINE bool add(float weight, int64_t candidate) {
-    if (!(weight > 0.f)) return false;
+  MN_INLINE bool add(double weight, int64_t candidate) {
+    if (!(weight > 0)) return false;
     id = candidate;
-    cumulative += static_cast<double>(weight);
+    cumulative += weight;
     return cumulative > threshold;
   }
 };
 
 // Draws from all ids: the chunk first, then inside it.
 template <class X>
-int64_t draw_from_row(const X* x, int64_t n, const Weigh& weigh, const double* sums,
-                      double threshold) {
+int64_t draw_from_row(const X* x, int64_t n, const RowWeights& row, double threshold) {
   int64_t c = 0;
   double before = 0;
-  while (c + 1 < sample_chunks(n) && !(before + sums[c] > threshold)) before += sums[c++];
+  while (c + 1 < softmax_chunks(n) && !(before + row.sums[c] > threshold)) before += row.sums[c++];
   Draw draw{before, threshold};
-  const int64_t end = (c + 1) * kSampleChunk < n ? (c + 1) * kSampleChunk : n;
-  for (int64_t i = c * kSampleChunk; i < end; i += 16) {
+  const Weigh weigh = row.relative_to_chunk(c);
+  const double unit = row.of_chunk(c);
+  const int64_t end = c * kSoftmaxChunk + chunk_length(n, c);
+  for (int64_t i = c * kSoftmaxChunk; i < end; i += 16) {
     const int lanes = lanes_left(end, i);
     float weights[16];
     weigh(load_or_low(x + i, lanes)).store(weights);
     for (int j = 0; j < lanes; ++j)
-      if (draw.add(weights[j], i + j)) return draw.id;
+      if (draw.add(static_cast<double>(weights[j]) * unit, i + j)) return draw.id;
   }
   return draw.id;
 }

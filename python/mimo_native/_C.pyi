@@ -2,7 +2,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['AttentionWeights', 'CacheLayers', 'Decoder', 'DecoderLayer', 'JoinWeights', 'PackedLayout', 'RouterWeights', 'Watch', 'advise_huge_pages', 'attention', 'attention_backward', 'attention_cached', 'attention_varlen', 'attention_varlen_backward', 'cache_commit', 'expert_mlp', 'expert_mlp_backward', 'expert_plan', 'grouped_gemm', 'input_grad', 'isa', 'isa_levels', 'linear', 'max_threads', 'pack', 'pack_codes', 'philox4x32_10', 'philox_uniform', 'probe_bandwidth', 'probe_flops', 'release_scratch', 'rms_norm', 'rope', 'rope_table', 'route', 'route_backward', 'sample', 'set_isa', 'swiglu', 'swiglu_grad', 'swiglu_mlp', 'unpack', 'unpack_codes', 'weight_grad']
+__all__: list[str] = ['AttentionWeights', 'CacheLayers', 'Decoder', 'DecoderLayer', 'JoinWeights', 'PackedLayout', 'RouterWeights', 'Watch', 'advise_huge_pages', 'attention', 'attention_backward', 'attention_cached', 'attention_varlen', 'attention_varlen_backward', 'cache_commit', 'expert_mlp', 'expert_mlp_backward', 'expert_plan', 'grouped_gemm', 'input_grad', 'isa', 'isa_levels', 'linear', 'loss_backward', 'loss_forward', 'max_threads', 'pack', 'pack_codes', 'philox4x32_10', 'philox_uniform', 'probe_bandwidth', 'probe_flops', 'release_scratch', 'rms_norm', 'rope', 'rope_table', 'route', 'route_backward', 'sample', 'set_isa', 'swiglu', 'swiglu_grad', 'swiglu_mlp', 'unpack', 'unpack_codes', 'weight_grad']
 class PackedLayout:
     def __init__(self, format: str, experts: typing.SupportsInt | typing.SupportsIndex, outputs: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, expert_panels: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
@@ -82,6 +82,10 @@ def isa_levels() -> list[str]:
     Levels this CPU can run, weakest first.
     """
 def linear(x: torch.Tensor, w: torch.Tensor, layout: PackedLayout, y: torch.Tensor) -> None:
+    ...
+def loss_backward(hidden: torch.Tensor, w: torch.Tensor, layout: PackedLayout, teacher_hidden: torch.Tensor | None, teacher_w: torch.Tensor | None, teacher_layout: PackedLayout, scale: typing.SupportsFloat | typing.SupportsIndex, rows: torch.Tensor, teacher_top: torch.Tensor | None, ids: torch.Tensor, id_grads: torch.Tensor, dx: torch.Tensor | None, dw: torch.Tensor | None, chunk_largest: torch.Tensor | None) -> None:
+    ...
+def loss_forward(op: str, hidden: torch.Tensor, w: torch.Tensor, layout: PackedLayout, teacher_hidden: torch.Tensor | None, teacher_w: torch.Tensor | None, teacher_layout: PackedLayout, ids: torch.Tensor, temperature: typing.SupportsFloat | typing.SupportsIndex, row_stats: torch.Tensor, teacher_row_stats: torch.Tensor | None, logprobs: torch.Tensor, entropy: torch.Tensor | None, divergence: torch.Tensor | None, kept: torch.Tensor | None, chunk_largest: torch.Tensor | None) -> None:
     ...
 def max_threads() -> int:
     ...

@@ -13,12 +13,13 @@ from ..attention import cases as attention
 from ..case import Case, as_tuple, check_case, expected
 from ..experts import cases as experts
 from ..gemm import cases as gemm
+from ..loss import cases as loss
 from ..norm_rope import cases as norm_rope
 from ..routing import cases as routing
 from ..sampling import cases as sampling
 from ..tolerance import assert_close_bound
 
-FAMILIES = (attention, experts, gemm, norm_rope, routing, sampling)
+FAMILIES = (attention, experts, gemm, loss, norm_rope, routing, sampling)
 CASES = [case for family in FAMILIES for case in family.CASES]
 
 

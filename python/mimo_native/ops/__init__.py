@@ -6,6 +6,7 @@ The native binding validates; ``mimo_native.reference`` has the same names in pl
 from .attention import attention, attention_cached, attention_varlen
 from .experts import expert_mlp, swiglu, swiglu_mlp
 from .gemm import PackedWeight, grouped_gemm, linear, pack
+from .loss import linear_cross_entropy, linear_logprob, linear_reverse_kl
 from .norm_rope import rms_norm, rope, rope_table
 from .routing import route
 from .sampling import sample
@@ -18,6 +19,9 @@ __all__ = [
     "expert_mlp",
     "grouped_gemm",
     "linear",
+    "linear_cross_entropy",
+    "linear_logprob",
+    "linear_reverse_kl",
     "pack",
     "rms_norm",
     "rope",

@@ -8,6 +8,7 @@ the input. Gradients are torch's own. Nothing here needs the native extension.
 from .attention import attention, attention_cached, attention_varlen
 from .experts import expert_mlp, swiglu, swiglu_mlp
 from .gemm import grouped_gemm, linear
+from .loss import linear_cross_entropy, linear_logprob, linear_reverse_kl
 from .norm_rope import rms_norm, rope, rope_table
 from .routing import RouteStats, route
 from .sampling import philox4x32_10, philox_uniform, sample
@@ -20,6 +21,9 @@ __all__ = [
     "expert_mlp",
     "grouped_gemm",
     "linear",
+    "linear_cross_entropy",
+    "linear_logprob",
+    "linear_reverse_kl",
     "philox4x32_10",
     "philox_uniform",
     "rms_norm",
