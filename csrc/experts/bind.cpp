@@ -121,6 +121,8 @@ void forward(const Check& check, const Tensor& x, const ExpertLayer& layer,
              const std::optional<Tensor>& saved, const Tensor& y) {
   const RowSource rows = rows_argument(check, x, "x", layer.gate_up.layout);
   if (saved) {
+    if (layer.gate_up.layout.coded())
+      check.fail("saved", "nothing: codes have no backward", saved->describe());
     check.shape(*saved, "saved", {x.rows() * layer.slots, layer.gate_up.layout.outputs},
                 "[T * K, 2F]");
     check.contiguous(*saved, "saved");

@@ -1,5 +1,6 @@
 """From what a user calls a model to a model that answers."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ def load(
     spec: str | Path | None = None,
     *,
     dtype: torch.dtype = torch.bfloat16,
-    weight_format: str | None = None,
+    weight_format: str | Mapping[str, str] | None = None,
     window_keys: int | None = None,
 ) -> tuple[MiMoForCausalLM, Tokenizer]:
     """The model and tokenizer of ``spec``, fetched first if need be.

@@ -128,13 +128,18 @@ def test_fused_projections_come_apart_by_rank(tmp_path: Path) -> None:
         ),
         (
             {"model.layers.0.mlp.up_proj.weight": torch.ones(48, 36).to(torch.float8_e4m3fn)},
-            UnsupportedError,
-            r"8-bit float \(F8_E4M3.*up_proj.*convert the checkpoint to bfloat16",
+            CheckpointError,
+            r"up_proj\.weight_scale_inv: expected F32 \[row blocks, 1\], got no such tensor",
         ),
         (
             {"model.layers.0.mlp.up_proj.weight": torch.ones(48, 18, dtype=torch.uint8)},
+            CheckpointError,
+            r"up_proj\.weight_scale: expected U8 or F8_E8M0 \[48, 2\], got no such tensor",
+        ),
+        (
+            {"model.layers.0.mlp.up_proj.weight": torch.ones(48, 36).to(torch.float8_e5m2)},
             UnsupportedError,
-            "mxfp4",
+            r"8-bit float \(F8_E5M2.*up_proj.*convert the checkpoint",
         ),
         (
             {"model.layers.0.mlp.up_proj.qweight": torch.ones(4, 8, dtype=torch.int32)},

@@ -15,6 +15,7 @@ SUMMARY = "count a model's bytes and bound its speed without loading it"
 EXAMPLES = (
     "mimo-native fit smollm2",
     "mimo-native fit DIR --context 32768 --batch 4 --dtype stored",
+    "mimo-native fit smollm2 --format int4_32 --format head=int8_row",
     "mimo-native fit mimo-v2-flash --memory 640 --bandwidth 800 --json",
 )
 
@@ -32,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="bfloat16",
         help="what the weights are held as; stored: as in the files (default: bfloat16)",
     )
+    parser.add_argument(
+        "--format",
+        action="append",
+        metavar="F | COMPONENT=F",
+        help="of the linear weights, as `convert` takes it: int8_32, experts=mxfp4, ...",
+    )
     parser.add_argument("--context", type=int, default=4096, help="tokens per sequence (4096)")
     parser.add_argument("--batch", type=int, default=1, help="sequences at once (1)")
     parser.add_argument("--memory", type=float, help="GB to fit into (default: available now)")
@@ -40,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..weights.fit import fit
+    from .convert import parse_formats
 
     for option in ("memory", "bandwidth"):
         value = getattr(args, option)
@@ -48,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     report = fit(
         _source(args.checkpoint),
         dtype=None if args.dtype == "stored" else args.dtype,
+        weight_format=None if args.format is None else parse_formats(args.format),
         context=args.context,
         batch=args.batch,
         ram_bytes=None if args.memory is None else int(args.memory * _GB),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import CheckpointError, ShapeError, UnsupportedError
-from . import bench, doctor, fit, generate, get, pretrain, selftest
+from . import bench, convert, doctor, fit, generate, get, pretrain, selftest
 
 __all__ = ["main"]
 
@@ -19,6 +19,7 @@ COMMANDS = {
     "generate": generate,
     "get": get,
     "fit": fit,
+    "convert": convert,
     "doctor": doctor,
     "selftest": selftest,
     "bench": bench,

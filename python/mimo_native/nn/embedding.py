@@ -15,17 +15,21 @@ class Embedding(nn.Module):
     def __init__(self, vocab_size: int, hidden_size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
-        self._head: tuple[Weight, ...] = ()
+        self._head: tuple[Weight, nn.Module] | None = None
 
-    def tie(self, head: Weight) -> None:
-        """Look rows up in the head's weight from now on; checkpoints then hold one of the two."""
+    def tie(self, head: Weight, norm: nn.Module) -> None:
+        """Look rows up in the head's weight from now on; checkpoints then hold one of the two.
+
+        Rows of a head in codes come in the dtype of ``norm``'s weight, that of the activations.
+        """
         self.weight = None
-        self._head = (head,)  # in a tuple, so that it is not registered a second time
+        self._head = (head, norm)  # in a tuple, so that they are not registered a second time
 
     def forward(self, ids: Tensor) -> Tensor:
-        if not self._head:
+        if self._head is None:
             return F.embedding(ids, self.weight)
-        weight = self._head[0].weight
-        if isinstance(weight, Tensor):
-            return F.embedding(ids, weight)
-        return weight.gather_rows(ids)
+        head, norm = self._head
+        if isinstance(head.weight, Tensor):
+            return F.embedding(ids, head.weight)
+        rows = head.weight.gather_rows(ids)
+        return rows.to(norm.weight.dtype) if head.weight.coded else rows

@@ -1,6 +1,6 @@
 """The model: embedding, decoder layers, final norm, head, and the MTP blocks beside them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..cache import ModelCache
 from ..config import MiMoConfig
-from ..errors import ShapeError
+from ..errors import ShapeError, UnsupportedError
 from .batch import Batch, pack_batch
 from .embedding import Embedding
 from .layer import DecoderLayer, MTPBlock
@@ -74,7 +74,7 @@ class MiMoForCausalLM(nn.Module):
         name = "model.embed_tokens" if config.tie_word_embeddings else "lm_head"
         self.head = Weight({name: config.vocab_size}, config.hidden_size)
         if config.tie_word_embeddings:
-            self.model.embed_tokens.tie(self.head)
+            self.model.embed_tokens.tie(self.head, self.model.norm)
         self.tokenizer: Tokenizer | None = None
         self._native = NativeDecoder()
         self.eval()
@@ -316,12 +316,22 @@ class MiMoForCausalLM(nn.Module):
         """The activations' dtype."""
         return self.model.norm.weight.dtype
 
-    def pack(self, format: str | None = None) -> "MiMoForCausalLM":
-        """Bring every weight into the kernels' layout, in place: faster, inference only."""
+    def pack(self, format: str | Mapping[str, str] | None = None) -> "MiMoForCausalLM":
+        """Bring every weight into the kernels' layout, in place: faster, inference only.
+
+        format: as ``weight_format`` of ``from_pretrained``, but "stored". The router stays float32,
+        norms and an embedding of its own stay what they are. Raises UnsupportedError.
+        """
+        from ..weights.formats import resolve_formats
+
+        formats = resolve_formats(self.config.unquantized(), format, self.dtype)
+        if "stored" in formats.values():
+            raise UnsupportedError("pack", ['"stored" is a format of checkpoints'])
         self._native.forget()
-        for module in self.modules():
+        for prefix, module in self.named_modules():
             if isinstance(module, Weight):
-                module.pack(format)
+                part = next(module.parts()).hub_name
+                module.pack(formats[f"{prefix.rpartition('.')[0]}.{part}".lstrip(".")])
         return self.requires_grad_(False)
 
     def unpack(self) -> "MiMoForCausalLM":
@@ -348,13 +358,16 @@ class MiMoForCausalLM(nn.Module):
         path: str | Path,
         *,
         dtype: torch.dtype = torch.bfloat16,
-        weight_format: str | None = None,
+        weight_format: str | Mapping[str, str] | None = None,
         window_keys: int | None = None,
     ) -> "MiMoForCausalLM":
         """Load a checkpoint directory or a GGUF file for inference, packed tensor by tensor.
 
-        weight_format None: the one of ``dtype``. window_keys overrides the config's. Raises
-        CheckpointError or UnsupportedError before anything is built where the files do not fit.
+        weight_format: a format of ``ops.pack`` for all linear weights, or one for some of
+        "attention", "dense", "experts", "head" and "mtp"; the rest, and None, have that of
+        ``dtype``. "stored" keeps weights that the files hold as codes exactly as these codes: FP8
+        blocks, mxfp4, Q8_0, Q4_0, Q4_1. window_keys overrides the config's. Raises CheckpointError
+        or UnsupportedError before anything is built where the files do not fit.
         """
         from ..weights.load import load_model
 

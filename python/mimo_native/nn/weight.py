@@ -85,7 +85,9 @@ class Weight(nn.Module):
         if self.packed:
             probe = torch.empty(1, dtype=self.weight.dtype)
             moved = fn(probe)
-            if moved.dtype != probe.dtype or moved.device != probe.device:
+            # Codes serve activations of every dtype.
+            same = moved.dtype == probe.dtype or self.weight.coded
+            if not same or moved.device != probe.device:
                 raise UnsupportedError(
                     "Module.to",
                     [f"weights packed as {self.weight.format} keep their dtype and device"],

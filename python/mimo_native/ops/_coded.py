@@ -13,6 +13,7 @@ Sources: MiMo-V2-Flash's FP8 release (blocks of 128 x 128), the GGUF specificati
 Q4_1), the OCP microscaling formats specification 1.0 (mxfp4).
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +57,22 @@ class Codes:
     codes: Tensor
     scales: Tensor
     mins: Tensor | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.codes.shape
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Codes":
+        """``change``, which moves or copies rows, applied to codes, scales and mins."""
+        mins = None if self.mins is None else change(self.mins)
+        return Codes(self.format, change(self.codes), change(self.scales), mins)
+
+    @staticmethod
+    def cat(parts: Sequence["Codes"]) -> "Codes":
+        """Rows below rows; all of one format."""
+        columns = zip(*((p.codes, p.scales, p.mins) for p in parts), strict=True)
+        joined = (None if c[0] is None else torch.cat(c) for c in columns)
+        return Codes(parts[0].format, *joined)
 
 
 def dequantize(c: Codes) -> Tensor:

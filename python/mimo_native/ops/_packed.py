@@ -10,7 +10,7 @@ from .. import _C
 from ..errors import ShapeError, UnsupportedError
 from ._coded import CODED, Codes, dequantize, quantize, stored_codes
 
-__all__ = ["FORMATS", "PackedWeight", "pack"]
+__all__ = ["FORMATS", "PackedWeight", "pack", "pack_any"]
 
 _PLAIN = {"bf16": torch.bfloat16, "f32": torch.float32}
 FORMATS = (*_PLAIN, *CODED)
@@ -66,26 +66,29 @@ class PackedWeight:
         """Whether it holds codes with scales."""
         return self.format in CODED
 
-    def write(
-        self, expert: int, weight: Tensor, *, begin: int = 0, scale: Tensor | None = None
-    ) -> None:
+    def write(self, expert: int, weight: Tensor | Codes, *, begin: int = 0) -> None:
         """Pack ``weight`` [n, K] into rows ``begin`` and up of one expert; 0 for a weight [N, K].
 
-        ``weight`` and ``scale`` as for :func:`pack`; ``begin`` and n are multiples of 32, and of
-        128 where e4m3 blocks are formed, unless n reaches the end. Raises ShapeError.
+        Codes are of this format. ``begin`` and n are multiples of 32, and of 128 where e4m3 blocks
+        are formed, unless n reaches the end. Raises ShapeError.
         """
         *experts, outputs, inputs = self.shape
         rows = weight.shape[0]
-        width = weight.shape[-1] * (2 if self.format == "mxfp4" and scale is not None else 1)
+        coded = isinstance(weight, Codes)
         aligned = begin % _PANEL == 0 and (rows % _PANEL == 0 or begin + rows == outputs)
         inside = 0 <= expert < math.prod(experts) and 0 <= begin <= begin + rows <= outputs
-        if not (inside and aligned and weight.ndim == 2 and width == inputs):
-            expected = f"an expert of {math.prod(experts)} and whole panels of {[outputs, inputs]}"
+        fits = len(weight.shape) == 2 and weight.shape[1] == inputs
+        if not (inside and aligned and fits and (not coded or weight.format == self.format)):
+            expected = f"an expert below {math.prod(experts)} and rows of {[outputs, inputs]}"
             got = f"{expert} and {list(weight.shape)} from row {begin} on"
             raise ShapeError("PackedWeight.write", "expert, weight", expected=expected, got=got)
         layout = _C.PackedLayout(self.format, 1, rows, inputs, self.layout.expert_panels)
         at = (expert * self.layout.expert_panels + begin // _PANEL) * self.layout.panel_bytes
         storage = self.storage[at : at + layout.bytes]
+        if coded:
+            parts = (weight.codes.contiguous(), weight.scales.contiguous(), weight.mins)
+            _C.pack_codes(*parts, storage, layout)
+            return
         weight = weight.detach()
         if not self.coded:
             _C.pack(weight.to(self.dtype)[None], storage, layout)
@@ -93,17 +96,12 @@ class PackedWeight:
         if weight.numel() == 0:
             storage.zero_()
             return
-        if scale is not None:
-            codes = stored_codes(weight, self.format, scale)
-            _C.pack_codes(codes.codes.contiguous(), codes.scales, codes.mins, storage, layout)
-            return
         most = max(_ROWS_AT_ONCE // max(inputs, 1) // 128, 1) * 128
         if rows > most:
             for first in range(0, rows, most):
                 self.write(expert, weight[first : first + most], begin=begin + first)
             return
-        codes = quantize(weight, self.format)
-        _C.pack_codes(codes.codes, codes.scales, codes.mins, storage, layout)
+        self.write(expert, quantize(weight, self.format), begin=begin)
 
     def gather_rows(self, ids: Tensor) -> Tensor:
         """Rows ``ids`` [n] of a weight [N, K], unpacked: a tied embedding's look-up -> [n, K]."""
@@ -215,18 +213,19 @@ def pack(weight: Tensor, *, format: str = "bf16", scale: Tensor | None = None) -
         expected = "a floating tensor [N, K] or [E, N, K] on the CPU"
         remedy = "" if values else "Codes need their scale beside them."
         raise ShapeError("pack", "weight", expected=expected, got=got, remedy=remedy)
-    shape = [*weight.shape]
-    if format == "mxfp4" and scale is not None:
-        shape[-1] *= 2
-    packed = PackedWeight.empty(shape, format=format)
-    if weight.ndim == 2:
-        packed.write(0, weight, scale=scale)
+    source = weight if scale is None else stored_codes(weight, format, scale)
+    return pack_any(source, format=format)
+
+
+def pack_any(weight: Tensor | Codes, *, format: str) -> PackedWeight:
+    """:func:`pack` for a checked weight, or for codes of ``format``."""
+    packed = PackedWeight.empty(weight.shape, format=format)
+    if len(weight.shape) == 2:
+        packed.write(0, weight)
         return packed
-    if scale is not None and scale.shape[:1] != weight.shape[:1]:
-        expected, got = f"[E = {weight.shape[0]}, ..]", str(list(scale.shape))
-        raise ShapeError("pack", "scale", expected=expected, got=got)
-    for expert in range(weight.shape[0]):
-        packed.write(expert, weight[expert], scale=None if scale is None else scale[expert])
+    for e in range(weight.shape[0]):
+        one = weight.map(lambda t, e=e: t[e]) if isinstance(weight, Codes) else weight[e]
+        packed.write(e, one)
     return packed
 
 

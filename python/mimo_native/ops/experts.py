@@ -12,6 +12,7 @@ from torch.compiler import is_compiling
 
 from .. import reference
 from ..backends import choose, native, register, wants_grad
+from ..errors import UnsupportedError
 from ._library import register_op
 from .gemm import (
     PackedWeight,
@@ -115,6 +116,10 @@ def _forward(op, x, w_gate_up, w_down, routing: tuple[Tensor, ...], saved: Tenso
 def _forward_and_save(x, w_gate_up, w_down, ids, weights) -> tuple[Tensor, Tensor]:
     """The layer and what its backward needs: gate and up sums of the (token, slot) rows."""
     op, routing = ("swiglu_mlp", ()) if ids is None else ("expert_mlp", (ids, weights))
+    coded = [w.format for w in (w_gate_up, w_down) if isinstance(w, PackedWeight) and w.coded]
+    if coded:
+        remedy = "Unpack the weights, or call it under torch.no_grad()."
+        raise UnsupportedError(op, [f"no gradient through {coded[0]} weights"], remedy=remedy)
     rows = x.shape[:-1].numel() * (1 if ids is None else ids.shape[-1])
     saved = torch.empty(rows, w_gate_up.shape[-2], dtype=w_gate_up.dtype)
     return _forward(op, x, w_gate_up, w_down, routing, saved), saved

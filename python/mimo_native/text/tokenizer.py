@@ -61,13 +61,16 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> Tokenizer:
-        """Load from a directory with tokenizer.json, or from a GGUF file's metadata.
+        """Load from a directory with tokenizer.json or tokenizer.gguf, or a GGUF file's metadata.
 
         Raises CheckpointError if files are missing or damaged, UnsupportedError if the package
         ``tokenizers`` is missing or the GGUF vocabulary is of a kind that is not read.
         """
         path = Path(path)
         _require_package()
+        converted = path / "tokenizer.gguf"
+        if converted.is_file() and not (path / "tokenizer.json").exists():
+            return cls.from_gguf(GGUFFile.read(converted))
         return cls._from_directory(path) if path.is_dir() else cls.from_gguf(GGUFFile.read(path))
 
     @classmethod

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ..config import MiMoConfig
 from ..errors import CheckpointError, UnsupportedError
+from .coded import check_coded, coded_format, weight_of_scale
 from .layout import TensorSpec, expected_tensors
 from .safetensors_header import StoredTensor
 
@@ -17,9 +18,7 @@ _SKIPPED = re.compile(
 )
 _MTP = re.compile(r"^model\.mtp\.layers\.(\d+)\.")
 _FORMATS = {
-    "F8_E4M3": "8-bit float (F8_E4M3, block-scaled)",
     "F8_E5M2": "8-bit float (F8_E5M2)",
-    "U8": "4-bit float (U8 pairs with E8M0 scales, mxfp4)",
     "I32": "packed integers (I32, as GPTQ and AWQ write them)",
     "I8": "8-bit integers (I8)",
     "F4": "4-bit float (F4)",
@@ -42,7 +41,7 @@ def wanted(config: MiMoConfig, stored: Iterable[str]) -> list[str]:
 
 def check_tensors(where: str, config: MiMoConfig, stored: Mapping[str, StoredTensor]) -> None:
     """See ``SafetensorsReader.validate``."""
-    names = wanted(config, stored)
+    names = [n for n in wanted(config, stored) if weight_of_scale(n, stored) is None]
     _refuse_formats(where, [stored[name] for name in names])
     expected = expected_tensors(config)
     missing = [name for name in expected if name not in stored]
@@ -58,19 +57,22 @@ def check_tensors(where: str, config: MiMoConfig, stored: Mapping[str, StoredTen
             remedy=_names_remedy(missing, unexpected),
         )
     for name, spec in expected.items():
-        _check_shape(where, name, spec, stored[name])
+        if coded_format(stored[name]) is None:
+            _check_shape(where, name, spec, stored[name])
+        else:
+            check_coded(where, name, spec, stored)
 
 
 def _refuse_formats(where: str, tensors: Sequence[StoredTensor]) -> None:
     by_dtype: dict[str, list[str]] = {}
     for tensor in tensors:
-        if tensor.dtype not in _FLOATS:
+        if tensor.dtype not in _FLOATS and coded_format(tensor) is None:
             by_dtype.setdefault(tensor.dtype, []).append(tensor.name)
     if by_dtype:
         reasons = [
             f"{_FORMATS.get(dtype, dtype)} in {_some(names)}" for dtype, names in by_dtype.items()
         ]
-        remedy = "Only BF16, F16, F32 and F64 tensors load; convert the checkpoint to bfloat16."
+        remedy = "BF16, F16, F32, F64, block-scaled F8_E4M3 and mxfp4 load; convert the checkpoint."
         raise UnsupportedError(where, reasons, remedy=remedy)
 
 

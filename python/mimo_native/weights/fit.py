@@ -10,9 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from ..cache.layer import BLOCK
 from ..config import LayerConfig, MiMoConfig
 from ..errors import ShapeError
+from ..ops._coded import CODED
+from .formats import STORED, WeightFormat, packed_bytes, resolve_formats
 from .inventory import Inventory, take_inventory
 from .layout import expected_tensors
 
@@ -96,6 +100,7 @@ def fit(
     source: MiMoConfig | str | Path | Inventory,
     *,
     dtype: Literal["bfloat16", "float32"] | None = None,
+    weight_format: WeightFormat = None,
     context: int = 4096,
     batch: int = 1,
     ram_bytes: int | None = None,
@@ -104,9 +109,10 @@ def fit(
     """Counts the bytes of ``source``: a config, ``config.json``, checkpoint directory or ``.gguf``.
 
     Reads headers only. ``dtype`` is what the weights are loaded as (the router stays float32); None
-    counts them as stored. ``ram_bytes`` defaults to the memory available now; ``bandwidth``, in
-    bytes/s, bounds the decoding speed. Raises ``ShapeError`` for an argument out of range, else
-    what the readers raise.
+    counts them as stored. ``weight_format`` is that of the linear weights, one for all or some
+    components' own, as in ``from_pretrained``; "stored" counts them as they are. ``ram_bytes``
+    defaults to the memory available now; ``bandwidth``, in bytes/s, bounds the decoding speed.
+    Raises ``ShapeError`` for an argument out of range, else what the readers raise.
     """
     for name, value in (("context", context), ("batch", batch)):
         if value < 1:
@@ -118,6 +124,12 @@ def fit(
     inventory = source if isinstance(source, Inventory) else take_inventory(source)
     config, specs = inventory.config, expected_tensors(inventory.config)
 
+    formats = resolve_formats(config, weight_format, getattr(torch, dtype or "bfloat16"))
+    # An embedding of its own is looked up, not multiplied.
+    linear = {n for n, s in specs.items() if len(s.shape) == 2 and s.component != "embedding"}
+    if config.tie_word_embeddings:
+        linear.add("model.embed_tokens.weight")
+
     parameters: dict[str, int] = {}
     held: dict[str, int] = {}
     decode = 0.0
@@ -125,8 +137,11 @@ def fit(
     for name, spec in specs.items():
         values = math.prod(spec.shape)
         size = inventory.stored.get(name, 0)
-        if dtype is not None:
+        format = formats[name] if name in linear else None
+        if dtype is not None and format != STORED:
             size = values * (4 if spec.dtype_class == "float32" else _SIZES[dtype])
+        if format in CODED:
+            size = packed_bytes(spec.shape, format)
         parameters[spec.component] = parameters.get(spec.component, 0) + values
         held[spec.component] = held.get(spec.component, 0) + size
         if spec.component == "experts" and spec.dtype_class == "linear":
@@ -147,7 +162,7 @@ def fit(
         rings += [config.mtp_layer()] * config.num_mtp_layers
     return FitReport(
         source=inventory.source,
-        held_as=dtype or "stored",
+        held_as=_held_as(dtype, weight_format),
         parameters=parameters,
         weight_bytes=held,
         unused_bytes=inventory.unused_bytes,
@@ -160,6 +175,12 @@ def fit(
         ram_bytes=_available_memory() if ram_bytes is None else ram_bytes,
         bandwidth=bandwidth,
     )
+
+
+def _held_as(dtype: str | None, weight_format: WeightFormat) -> str:
+    parts = weight_format.items() if isinstance(weight_format, Mapping) else ()
+    own = ", ".join(f"{name} {format}" for name, format in parts) or weight_format
+    return " with ".join(filter(None, (dtype or "stored", own)))
 
 
 def _kv_bytes(layer: LayerConfig, key_bytes: int) -> int:

@@ -14,9 +14,10 @@ from typing import BinaryIO
 import torch
 
 from ..errors import CheckpointError, UnsupportedError
+from ..ops._coded import Codes
 from .gguf_file import GGUFFile, GGUFTensor
 from .gguf_llama import check_shapes, hub_name, llama_config
-from .gguf_quants import ENCODINGS, dequantize
+from .gguf_quants import ENCODINGS, codes_of_blocks, dequantize
 
 __all__ = ["GGUFCheckpoint"]
 
@@ -65,11 +66,26 @@ class GGUFCheckpoint:
         with _open(self.file.path) as stream:
             return self._read(stream, name, dtype)
 
-    def items(self, *, dtype: torch.dtype = torch.bfloat16) -> Iterator[tuple[str, torch.Tensor]]:
-        """All tensors as (hub name, tensor) in file order; only one is in memory at a time."""
+    def items(
+        self, *, dtype: torch.dtype = torch.bfloat16, codes: bool = False
+    ) -> Iterator[tuple[str, torch.Tensor | Codes]]:
+        """All tensors as (hub name, tensor) in file order; only one is in memory at a time.
+
+        codes: Q8_0, Q4_0 and Q4_1 as int8_32 and int4_32 codes instead of values, exactly.
+        """
         with _open(self.file.path) as stream:
-            for name in self.tensors:
-                yield name, self._read(stream, name, dtype)
+            for name, tensor in self.tensors.items():
+                kept = self._read_codes(stream, name) if codes and tensor.encoding.coded else None
+                yield name, self._read(stream, name, dtype) if kept is None else kept
+
+    def _read_codes(self, stream: BinaryIO, name: str) -> Codes | None:
+        """None where a min of Q4_0 is too large for float16, which only a broken scale causes."""
+        tensor, head_dim = self.tensors[name], self._permuted_head(name)
+        stream.seek(tensor.offset)
+        raw_RB = _read_rows(self.file.path, stream, name, tensor.rows, tensor.row_bytes)
+        if head_dim:
+            raw_RB = _undo_rotary_order(raw_RB, head_dim)
+        return codes_of_blocks(raw_RB, tensor.encoding)
 
     def _read(self, stream: BinaryIO, name: str, dtype: torch.dtype) -> torch.Tensor:
         if dtype not in _DTYPES:

@@ -32,6 +32,7 @@ Value = bool | int | float | str | list["bool | int | float | str"]
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 10: "Q", 11: "q", 12: "d"}
 _BOOL, _STRING, _ARRAY = 7, 8, 9
 _MAX_DIMS = 4
+_HEAD_BYTES = 24  # magic, version and both counts
 _FRESH_COPY = "The file is damaged or incomplete; fetch it again."
 
 
@@ -64,6 +65,14 @@ class GGUFFile:
     path: Path
     metadata: Mapping[str, Value]
     tensors: Mapping[str, GGUFTensor]
+    metadata_end: int = 0  # the byte after the last pair
+
+    def copy_metadata(self, target: Path) -> None:
+        """Write a GGUF file that has the metadata of this one, a tokenizer say, and no tensors."""
+        with self.path.open("rb") as source, target.open("wb") as stream:
+            head = source.read(_HEAD_BYTES)
+            stream.write(head[:8] + bytes(8) + head[16:])
+            stream.write(source.read(self.metadata_end - _HEAD_BYTES))
 
     @classmethod
     def read(cls, path: str | Path) -> "GGUFFile":
@@ -179,10 +188,10 @@ def _parse(path: Path, data: mmap.mmap) -> GGUFFile:
         )
     tensor_count, pair_count = cursor.u64("tensor count"), cursor.u64("metadata count")
     metadata = _read_metadata(cursor, pair_count)
+    metadata_end = cursor.at
     table = [_read_tensor_row(cursor) for _ in range(tensor_count)]
-    return GGUFFile(
-        path, MappingProxyType(metadata), MappingProxyType(_place(cursor, table, metadata))
-    )
+    places = MappingProxyType(_place(cursor, table, metadata))
+    return GGUFFile(path, MappingProxyType(metadata), places, metadata_end)
 
 
 def _read_metadata(cursor: _Cursor, count: int) -> dict[str, Value]:

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["ENCODINGS", "Encoding", "dequantize"]
+from ..ops._coded import Codes
+
+__all__ = ["ENCODINGS", "Encoding", "codes_of_blocks", "dequantize"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class Encoding:
     def readable(self) -> bool:
         """Whether ``dequantize`` knows this encoding; the others can only be listed."""
         return self.name in _DECODERS
+
+    @property
+    def coded(self) -> bool:
+        """Whether ``codes_of_blocks`` knows it: the kernels take such codes as they are."""
+        return self.name in ("Q8_0", "Q4_0", "Q4_1")
 
     def row_bytes(self, values: int) -> int:
         return values // self.block_values * self.block_bytes
@@ -117,3 +124,28 @@ def dequantize(raw_RB: torch.Tensor, encoding: Encoding) -> torch.Tensor:
     """Decode R rows of encoded bytes, uint8 [R, B], into float32 [R, values per row]."""
     blocks = raw_RB.reshape(-1, encoding.block_bytes)
     return _DECODERS[encoding.name](blocks).reshape(raw_RB.shape[0], -1)
+
+
+def codes_of_blocks(raw_RB: torch.Tensor, encoding: Encoding) -> Codes | None:
+    """R rows of encoded bytes as codes that stand for exactly the same values.
+
+    Q8_0 becomes int8_32, Q4_1 int4_32, Q4_0 int4_32 with the min -8 d, a power of two times the
+    scale. None where that, or another scale, is not finite in float16.
+    """
+    rows = raw_RB.shape[0]
+    blocks = raw_RB.reshape(-1, encoding.block_bytes)
+
+    def half(at: int) -> torch.Tensor:
+        return blocks[:, at : at + 2].contiguous().view(torch.float16).reshape(rows, -1)
+
+    scales = half(0)
+    if encoding.name == "Q8_0":
+        codes, mins, format = blocks[:, 2:].contiguous(), None, "int8_32"
+    else:
+        packed = blocks[:, 2 if encoding.name == "Q4_0" else 4 :]
+        codes, format = torch.cat([packed & 15, packed >> 4], dim=1), "int4_32"
+        mins = (scales.float() * -8).half() if encoding.name == "Q4_0" else half(2)
+    for values in (scales, mins):
+        if values is not None and not bool(values.isfinite().all()):
+            return None
+    return Codes(format, codes.view(rows, -1), scales, mins)

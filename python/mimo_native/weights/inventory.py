@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from ..config import MiMoConfig
+from .formats import is_packed, packed_bytes
 from .gguf import GGUFCheckpoint
 from .layout import TensorSpec, expected_tensors
 from .safetensors_reader import SafetensorsReader, has_weights
@@ -41,6 +44,8 @@ def take_inventory(source: MiMoConfig | str | Path) -> Inventory:
         return Inventory(str(path), MiMoConfig.from_dict(gguf.config), held)
     config = MiMoConfig.from_pretrained(path)
     directory = path if path.is_dir() else path.parent
+    if is_packed(directory):
+        return Inventory(str(path), config, _packed(directory, config))
     if not has_weights(directory):
         return Inventory(str(path), config, _described(config))
     stored = dict.fromkeys(expected_tensors(config), 0)
@@ -54,6 +59,22 @@ def take_inventory(source: MiMoConfig | str | Path) -> Inventory:
         else:
             unused += tensor.nbytes
     return Inventory(str(path), config, stored, unused)
+
+
+def _packed(directory: Path, config: MiMoConfig) -> dict[str, int]:
+    """Bytes by hub name where the weights are packed, in the format of the matrix they are in."""
+    from ..nn import MiMoForCausalLM, Weight
+    from .packed_checkpoint import packed_formats
+
+    formats, stored = packed_formats(directory), _described(config.unquantized())
+    with torch.device("meta"):
+        model = MiMoForCausalLM(config.unquantized())
+    for prefix, module in model.named_modules():
+        for part in module.parts() if isinstance(module, Weight) else ():
+            name = f"{prefix.rpartition('.')[0]}.{part.hub_name}".lstrip(".")
+            shape = (part.stop - part.start, module.in_features)
+            stored[name] = packed_bytes(shape, formats.get(prefix, "f32"))
+    return stored
 
 
 def _described(config: MiMoConfig) -> dict[str, int]:

@@ -4,59 +4,100 @@ No second copy of the weights exists at any moment: a tensor is packed as soon a
 shares a matrix with are there, and then its source is released.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .. import ops
 from ..config import MiMoConfig
 from ..errors import CheckpointError, UnsupportedError
 from ..nn import MiMoForCausalLM, Weight
 from ..nn.weight import Part
 from ..ops import PackedWeight
+from ..ops._coded import Codes, dequantize
+from ..ops._packed import pack_any
+from .formats import PLAIN, STORED, WeightFormat, is_packed, resolve_formats
 from .gguf import GGUFCheckpoint
+from .packed_checkpoint import load_packed
 from .safetensors_reader import SafetensorsReader
 
-__all__ = ["load_model"]
+__all__ = ["Source", "fill", "load_model", "open_source"]
 
-_FORMATS = {torch.bfloat16: "bf16", torch.float32: "f32"}
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint that is about to be read: its checked tensors as a stream under hub names."""
+
+    where: str
+    config: MiMoConfig
+    tensors: Iterator[tuple[str, Tensor | Codes]]
 
 
 def load_model(
     path: str | Path,
     *,
     dtype: torch.dtype = torch.bfloat16,
-    weight_format: str | None = None,
+    weight_format: WeightFormat = None,
     window_keys: int | None = None,
 ) -> MiMoForCausalLM:
     """See ``MiMoForCausalLM.from_pretrained``."""
-    if dtype not in _FORMATS:
+    if dtype not in PLAIN:
         raise UnsupportedError("from_pretrained", [f"dtype {dtype}; bfloat16 and float32 are"])
     path = Path(path)
-    if path.suffix == ".gguf":
-        checkpoint = GGUFCheckpoint.open(path)
-        config = MiMoConfig.from_dict(checkpoint.config, window_keys=window_keys)
-        tensors = checkpoint.items(dtype=dtype)
-    else:
-        config = MiMoConfig.from_pretrained(path, window_keys=window_keys)
-        tensors = SafetensorsReader(path).stream(config)
-        config = config.unquantized()
+    if is_packed(path):
+        return load_packed(
+            path, dtype=dtype, weight_format=weight_format, window_keys=window_keys
+        ).requires_grad_(False)
+    source = open_source(path, dtype=dtype, window_keys=window_keys)
     with torch.device("meta"):
-        model = MiMoForCausalLM(config).to(dtype)
-    _Filler(model, dtype, weight_format or _FORMATS[dtype]).fill(tensors, str(path))
+        model = MiMoForCausalLM(source.config).to(dtype)
+    fill(model, source, weight_format, dtype)
     return model.requires_grad_(False)
 
 
-class _Filler:
-    """Hands every tensor to its place in a model built on the meta device."""
+def open_source(path: Path, *, dtype: torch.dtype, window_keys: int | None = None) -> Source:
+    """A checkpoint directory or a GGUF file, checked. Raises what its reader raises."""
+    if path.suffix == ".gguf":
+        checkpoint = GGUFCheckpoint.open(path)
+        config = MiMoConfig.from_dict(checkpoint.config, window_keys=window_keys)
+        return Source(str(path), config, checkpoint.items(dtype=dtype, codes=True))
+    config = MiMoConfig.from_pretrained(path, window_keys=window_keys)
+    tensors = SafetensorsReader(path).stream(config)
+    return Source(str(path), config.unquantized(), tensors)
 
-    def __init__(self, model: MiMoForCausalLM, dtype: torch.dtype, format: str) -> None:
-        self.dtype, self.format = dtype, format
+
+def fill(
+    model: MiMoForCausalLM,
+    source: Source,
+    weight_format: WeightFormat,
+    dtype: torch.dtype,
+    *,
+    done: Callable[[Weight], None] = lambda weight: None,
+) -> None:
+    """Hands every tensor to its place in a model built on the meta device.
+
+    ``done`` is called for each Weight once it is whole. Raises CheckpointError for a tensor too
+    many or too few, UnsupportedError for a format.
+    """
+    filler = _Filler(model, resolve_formats(source.config, weight_format, dtype), dtype, done)
+    filler.fill(source)
+
+
+class _Filler:
+    def __init__(
+        self,
+        model: MiMoForCausalLM,
+        formats: dict[str, str],
+        dtype: torch.dtype,
+        done: Callable[[Weight], None],
+    ) -> None:
+        self.formats, self.dtype, self.done = formats, dtype, done
         self.parts: dict[str, tuple[Weight, Part]] = {}
         self.plain: dict[str, tuple[torch.nn.Module, str]] = {}
-        self.waiting: dict[tuple[Weight, int | None], dict[Part, Tensor]] = {}
+        self.waiting: dict[tuple[Weight, int | None], dict[Part, Tensor | Codes]] = {}
+        self.experts_left: dict[Weight, int] = {}
         for prefix, module in model.named_modules():
             if isinstance(module, Weight):
                 parent = prefix.rpartition(".")[0]
@@ -67,45 +108,78 @@ class _Filler:
             for name, _ in own:
                 self.plain[f"{prefix}.{name}".lstrip(".")] = (module, name)
 
-    def fill(self, tensors: Iterator[tuple[str, Tensor]], where: str) -> None:
-        for name, tensor in tensors:
+    def fill(self, source: Source) -> None:
+        for name, tensor in source.tensors:
             if name in self.parts:
-                self._take_part(*self.parts.pop(name), tensor)
+                self._take_part(name, *self.parts.pop(name), tensor)
             elif name in self.plain:
-                _set(*self.plain.pop(name), tensor)
+                set_plain(*self.plain.pop(name), tensor)
             else:
-                raise CheckpointError(where, name, expected="a tensor of the model", got="another")
+                raise CheckpointError(
+                    source.where, name, expected="a tensor of the model", got="another"
+                )
         missing = [*self.parts, *self.plain]
         if missing:
             raise CheckpointError(
-                where, missing[0], expected="a tensor of that name", got="none", remedy=""
+                source.where, missing[0], expected="a tensor of that name", got="none", remedy=""
             )
 
-    def _take_part(self, module: Weight, part: Part, tensor: Tensor) -> None:
+    def _take_part(self, name: str, module: Weight, part: Part, tensor: Tensor | Codes) -> None:
         key = (module, part.expert)
         got = self.waiting.setdefault(key, {})
         # The source may be a view of a file whose pages go away; a part that waits is copied.
         alone = len(module.rows) == 1
-        dtype = module.weight.dtype
-        got[part] = tensor.to(dtype) if alone else tensor.to(dtype, copy=True)
+        got[part] = tensor if alone else _copied(tensor, module.weight.dtype)
         if len(got) < len(module.rows):
             return
         del self.waiting[key]
-        ordered = [got[p] for p in sorted(got, key=lambda p: p.start)]
-        rows = ordered[0] if alone else torch.cat(ordered)
-        format = _FORMATS[dtype] if dtype == torch.float32 else self.format
+        parts = [got[p] for p in sorted(got, key=lambda p: p.start)]
+        format = self.formats[name]
+        held = {p.format if isinstance(p, Codes) else None for p in parts}
+        if format == STORED:
+            format = held.pop() if len(held) == 1 else None
+            # Parts that are stored in different ways share the format of values.
+            format, held = format or PLAIN[self.dtype], {format}
+        if held == {format}:
+            rows = Codes.cat(parts) if len(parts) > 1 else parts[0]
+        else:
+            wide = torch.float32 if format not in PLAIN.values() else None
+            values = [_values(p, wide or module.weight.dtype) for p in parts]
+            rows = torch.cat(values) if len(values) > 1 else values[0]
         if part.expert is None:
-            module.replace(ops.pack(rows, format=format))
+            module.replace(pack_any(rows, format=format))
+            self.done(module)
             return
         if not module.packed:
-            shape = (module.experts, rows.shape[0], rows.shape[1])
-            module.replace(PackedWeight.empty(shape, format=format))
+            module.replace(PackedWeight.empty((module.experts, *rows.shape), format=format))
+            self.experts_left[module] = module.experts
+        elif module.weight.format != format:
+            raise UnsupportedError(
+                "weight_format",
+                [f"{name} is stored as {format}, experts before it as {module.weight.format}"],
+                remedy="Ask for one format for the experts.",
+            )
         module.weight.write(part.expert, rows)
+        self.experts_left[module] -= 1
+        if self.experts_left[module] == 0:
+            self.done(module)
 
 
-def _set(module: torch.nn.Module, name: str, tensor: Tensor) -> None:
-    old = getattr(module, name)
-    new = tensor.to(old.dtype, copy=True)
+def _copied(tensor: Tensor | Codes, dtype: torch.dtype) -> Tensor | Codes:
+    if isinstance(tensor, Codes):
+        return tensor.map(torch.clone)
+    return tensor.to(dtype, copy=True)
+
+
+def _values(part: Tensor | Codes, dtype: torch.dtype) -> Tensor:
+    return (dequantize(part) if isinstance(part, Codes) else part).to(dtype)
+
+
+def set_plain(module: torch.nn.Module, name: str, tensor: Tensor | Codes) -> None:
+    """Make ``tensor`` the module's parameter or buffer, in the dtype that it had."""
+    dtype = getattr(module, name).dtype
+    coded = isinstance(tensor, Codes)
+    new = _values(tensor, dtype) if coded else tensor.to(dtype, copy=True)
     if name in module._parameters:
         module._parameters[name] = torch.nn.Parameter(new, requires_grad=False)
     else:

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from ..config import LayerConfig, MiMoConfig
 from ..errors import CheckpointError
+from ..ops._coded import Codes
 from .check import check_tensors, wanted
+from .coded import coded_format, codes_of, weight_of_scale
 from .files import read_json
 from .mapped_file import MappedFile
 from .qkv_layouts import split_fused_qkv
@@ -66,23 +68,37 @@ class SafetensorsReader:
     def validate(self, config: MiMoConfig) -> None:
         """Compares all names, shapes and dtypes with what ``config`` expects.
 
-        Raises ``UnsupportedError`` for 8-bit and 4-bit formats, ``CheckpointError`` for missing,
+        Raises ``UnsupportedError`` for a format that is not read, ``CheckpointError`` for missing,
         unexpected or misshapen tensors.
         """
         check_tensors(str(self.path), config, self.tensors)
 
-    def stream(self, config: MiMoConfig) -> Iterator[tuple[str, Tensor]]:
+    def stream(self, config: MiMoConfig) -> Iterator[tuple[str, Tensor | Codes]]:
         """Validates, then yields every tensor of ``config.unquantized()``, file by file.
 
         A tensor is a view of the file whose pages are dropped when the next one is asked for: copy
-        what shall stay. Errors as in ``validate``, raised by the call itself.
+        what shall stay. One that is stored as codes comes with its scales. Errors as in
+        ``validate``, raised by the call itself.
         """
         self.validate(config)
         return self._stream(config)
 
-    def _stream(self, config: MiMoConfig) -> Iterator[tuple[str, Tensor]]:
+    def coded_formats(self, config: MiMoConfig) -> dict[str, str]:
+        """The weight formats of the model's tensors that are stored as codes."""
+        formats = {}
+        for name, stored in self.tensors.items():
+            format = coded_format(stored)
+            if format is not None and weight_of_scale(name, self.tensors) is None:
+                head, fused, tail = name.partition(".qkv_proj.")
+                names = [f"{head}.{x}_proj.{tail}" for x in "qkv"] if fused else [name]
+                formats |= dict.fromkeys(names, format)
+        return formats
+
+    def _stream(self, config: MiMoConfig) -> Iterator[tuple[str, Tensor | Codes]]:
         by_file: dict[Path, list[StoredTensor]] = {}
         for name in wanted(config, self.tensors):
+            if weight_of_scale(name, self.tensors) is not None:
+                continue
             by_file.setdefault(self.tensors[name].file, []).append(self.tensors[name])
         for file, stored in by_file.items():
             mapped = MappedFile(file)
@@ -90,18 +106,36 @@ class SafetensorsReader:
                 yield from self._split(config, one.name, mapped.view(one))
                 mapped.drop_pages(one)
 
-    def _split(self, config: MiMoConfig, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-        if not name.endswith(".qkv_proj.weight"):
-            yield name, tensor
+    def _split(
+        self, config: MiMoConfig, name: str, tensor: Tensor
+    ) -> Iterator[tuple[str, Tensor | Codes]]:
+        fused = name.endswith(".qkv_proj.weight")
+        layer = _layer_of(config, name) if "self_attn." in name else None
+        ranks = self._ranks(config)
+        weight: Tensor | Codes = tensor
+        if coded_format(self.tensors[name]) is not None:
+            weight = codes_of(str(self.path), name, tensor, self.tensor, layer, ranks=ranks)
+        if not fused or layer is None:
+            yield name, weight
             return
+        if isinstance(weight, Codes):
+            columns = [
+                split_fused_qkv(t, layer, ranks=ranks) for t in (weight.codes, weight.scales)
+            ]
+            parts = [Codes(weight.format, *pair) for pair in zip(*columns, strict=True)]
+        else:
+            parts = split_fused_qkv(weight, layer, ranks=ranks)
+        for letter, part in zip("qkv", parts, strict=True):
+            yield name.replace("qkv_proj", f"{letter}_proj"), part
+
+    def _ranks(self, config: MiMoConfig) -> int:
+        """Tensor-parallel ranks that fused projections are made of."""
         ranks = self.metadata.get("tp_size", config.num_key_value_heads)
         if not isinstance(ranks, int):
             raise CheckpointError(
                 str(self.path / _INDEX), "metadata.tp_size", expected="an integer", got=repr(ranks)
             )
-        parts = split_fused_qkv(tensor, _layer_of(config, name), ranks=ranks)
-        for letter, part in zip("qkv", parts, strict=True):
-            yield name.replace("qkv_proj", f"{letter}_proj"), part
+        return ranks
 
 
 def has_weights(directory: Path) -> bool:
