@@ -64,6 +64,7 @@ PYBIND11_MODULE(_C, m) {
   mn::bind_attention_cache(m);
   mn::bind_routing(m);
   mn::bind_sampling(m);
+  mn::bind_speculative(m);
   mn::bind_model(m);
   mn::bind_loss(m);
 }

@@ -9,12 +9,15 @@ EXAMPLES = (
     "mimo-native pretrain report --dry-run                  # the 27 T-token recipe: FLOPs, days",
     "mimo-native pretrain report --dry-run --devices 4096 --peak 989e12 --utilisation 0.4",
     "mimo-native pretrain run.json                          # train, or resume where it stopped",
+    "mimo-native pretrain nano --output runs/nano           # the model of this package, anew",
     "torchrun --nproc-per-node 2 -m mimo_native.cli.main pretrain run.json",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help='a JSON file of PretrainConfig, or "report"')
+    parser.add_argument("config", help='a JSON file of PretrainConfig, "nano" or "report"')
+    parser.add_argument("--output", default="runs/nano", help="directory of a nano run")
+    parser.add_argument("--tokens", type=int, default=4_000_000, help="of nano's pre-training")
     parser.add_argument("--dry-run", action="store_true", help="print the cost and train nothing")
     parser.add_argument("--devices", type=int, default=2048, help="devices for --dry-run")
     parser.add_argument("--peak", type=float, default=989e12, help="FLOP/s of one device")
@@ -24,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..errors import UnsupportedError
-    from ..pretrain import PretrainConfig
+    from ..pretrain import PretrainConfig, nano
     from ..pretrain import run as train
 
     if args.dry_run:
@@ -36,7 +39,15 @@ def run(args: argparse.Namespace) -> int:
             remedy="Add --dry-run, or scale it with mimo_native.pretrain.report().scaled(...).",
         )
     try:
-        result = train(PretrainConfig.read(args.config), progress=not args.json)
+        if args.config == "nano":
+            result = nano.build(
+                args.output,
+                tokens=args.tokens,
+                head_tokens=args.tokens // 5,
+                progress=not args.json,
+            )
+        else:
+            result = train(PretrainConfig.read(args.config), progress=not args.json)
     except FloatingPointError as error:
         print(f"mimo-native pretrain: {error}", file=sys.stderr)
         return 1
@@ -50,11 +61,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _dry_run(args: argparse.Namespace) -> int:
     from ..config import MiMoConfig
-    from ..pretrain import Hardware, PretrainConfig, estimate, report
+    from ..pretrain import Hardware, PretrainConfig, estimate, nano, report
     from ..pretrain.presets import report_model
 
     if args.config == "report":
         model, schedule = report_model(), report()
+    elif args.config == "nano":
+        trunk, _ = nano.nano_runs(args.output, tokens=args.tokens)
+        model, schedule = nano.nano_model(), trunk.schedule
     else:
         config = PretrainConfig.read(args.config)
         model = config.model or MiMoConfig.from_pretrained(config.init or "")

@@ -12,12 +12,16 @@ from .loss import linear_cross_entropy, linear_logprob, linear_reverse_kl
 from .norm_rope import rms_norm, rope, rope_table
 from .routing import RouteStats, route
 from .sampling import philox4x32_10, philox_uniform, sample
+from .speculative import DraftTree, Verified, build_draft_tree, verify_tree
 
 __all__ = [
+    "DraftTree",
     "RouteStats",
+    "Verified",
     "attention",
     "attention_cached",
     "attention_varlen",
+    "build_draft_tree",
     "expert_mlp",
     "grouped_gemm",
     "linear",
@@ -33,4 +37,5 @@ __all__ = [
     "sample",
     "swiglu",
     "swiglu_mlp",
+    "verify_tree",
 ]
