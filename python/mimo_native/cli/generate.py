@@ -19,6 +19,7 @@ EXAMPLES = (
     'mimo-native generate "What is the capital of France?"',
     "mimo-native generate --temperature 0.7 --top-p 0.9 --seed 1 'Write a haiku about rain.'",
     "mimo-native generate --model FILE.gguf --raw 'Once upon a time' --max-tokens 100",
+    "mimo-native generate --speculative auto 'Write a JSON list of ten cities.'",
     "git diff | mimo-native generate --system 'Summarise this change.' --json",
 )
 
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     model.add_argument("--threads", type=int, help="threads of the kernels (default: torch's)")
+    add_speculative(model)
     prompt = parser.add_argument_group("prompt")
     prompt.add_argument("--system", help="a system message before the prompt")
     prompt.add_argument("--raw", action="store_true", help="no chat template: continue the prompt")
@@ -57,6 +59,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--stop", action="append", default=[], help="end before this text")
     sampling.add_argument("--ignore-eos", action="store_true", help="go on after an end token")
     sampling.add_argument("--logprobs", action="store_true", help="report them (with --json)")
+
+
+def add_speculative(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--speculative",
+        choices=("off", "chain", "tree", "auto"),
+        default="off",
+        help="draft several tokens and verify them in one pass: the same text, often sooner (off)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,7 +87,12 @@ def run(args: argparse.Namespace) -> int:
     loaded = time.perf_counter() - began
 
     ids = _encode(tokenizer, prompt, args)
-    engine = Engine(model, max_batch=1, max_tokens=len(ids) + sampling.max_tokens)
+    engine = Engine(
+        model,
+        max_batch=1,
+        max_tokens=len(ids) + sampling.max_tokens,
+        speculative=None if args.speculative == "off" else args.speculative,
+    )
     index = engine.add(ids, sampling)
     status = 0
     try:
@@ -153,6 +169,8 @@ def _summary(completion: Completion, loaded: float) -> str:
         f"decode {stats.decode_tokens_per_second:.1f} tokens/s ({stats.completion_tokens})",
         f"ended by {completion.finish_reason}",
     ]
+    if stats.drafted:
+        parts.insert(4, f"{stats.accept_length:.2f} tokens a pass")
     return "[" + ", ".join(parts) + "]"
 
 
@@ -171,4 +189,9 @@ def _record(model: str, completion: Completion, loaded: float) -> dict[str, obje
         "time_to_first_token": stats.time_to_first_token,
         "prefill_tokens_per_second": stats.prefill_tokens_per_second,
         "decode_tokens_per_second": stats.decode_tokens_per_second,
+        "accept_length": stats.accept_length,
+        "drafted": stats.drafted,
+        "accepted": stats.accepted,
+        "draft_seconds": stats.draft_time,
+        "verify_seconds": stats.verify_time,
     }

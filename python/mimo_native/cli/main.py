@@ -11,12 +11,14 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import CheckpointError, ShapeError, UnsupportedError
-from . import bench, convert, doctor, fit, generate, get, pretrain, selftest
+from . import bench, chat, convert, doctor, fit, generate, get, pretrain, race, selftest
 
 __all__ = ["main"]
 
 COMMANDS = {
     "generate": generate,
+    "chat": chat,
+    "race": race,
     "get": get,
     "fit": fit,
     "convert": convert,

@@ -1,8 +1,9 @@
 """Continuous batching: requests join and leave between passes; prompts are fed in chunks.
 
 One step is one pass of the model over whatever every row has to feed, then one sampled token for
-each row whose tokens are all fed. Because the kernels give a token the same bits in any batch and
-chunk, a request's output does not depend on its company.
+each row whose tokens are all fed; with speculation, a pass over a draft tree per row, then the
+tokens that its walk draws. Because the kernels give a token the same bits in any batch, chunk and
+tree, a request's output depends neither on its company nor on the drafts.
 """
 
 import itertools
@@ -16,8 +17,10 @@ from torch import Tensor
 from .. import ops
 from ..errors import ShapeError
 from ..nn import MiMoForCausalLM
+from ..nn.model import Output
 from .request import FinishReason, Piece, Request, Stats
 from .sampling import PENALTIES, Sampling
+from .speculation import PLAIN, Draft, Mode, Speculator
 from .stop import StopFilter
 
 __all__ = ["Engine"]
@@ -27,7 +30,9 @@ class Engine:
     """Generates for up to ``max_batch`` requests at once, each of up to ``max_tokens`` tokens.
 
     add() queues a request, step() advances all and returns the new pieces, cancel() ends one;
-    finished requests are in ``finished`` by index until taken.
+    finished requests are in ``finished`` by index until taken. speculative: None, "chain", "tree"
+    or "auto"; the output is the same. A prompt that begins like what a free row still holds, the
+    next turn of a chat say, is fed from where it differs.
     """
 
     def __init__(
@@ -38,6 +43,7 @@ class Engine:
         max_tokens: int = 4096,
         prefill_chunk: int = 512,
         record_routing: bool = False,
+        speculative: Mode | None = None,
     ) -> None:
         for name, value in (
             ("max_batch", max_batch),
@@ -50,9 +56,13 @@ class Engine:
         self.max_tokens, self.prefill_chunk = max_tokens, prefill_chunk
         self.record_routing = record_routing and any(model.config.moe_layer_freq)
         self.cache = model.new_cache(max_batch, max_tokens)
+        self.speculator = (
+            None if speculative is None else Speculator(model, self.cache, speculative)
+        )
         self.waiting: deque[Request] = deque()
         self.rows: list[Request | None] = [None] * max_batch
         self.finished: dict[int, Request] = {}
+        self._held: list[list[int]] = [[] for _ in range(max_batch)]  # what the cache's rows hold
         self._index = itertools.count()
         self._eos = frozenset(model.config.eos_token_ids)
         if self.tokenizer is not None:
@@ -117,25 +127,57 @@ class Engine:
         if not any(self.rows):
             return []
         began = time.perf_counter()
+        active = [r for r in self.rows if r is not None]
+        decoding = all(r.fed == len(r.tokens) - 1 and r.output for r in active)
+        if self.speculator is not None and decoding:
+            drafts = self.speculator.propose(active)
+            if any(drafts.drafts):
+                pieces, tokens = self._verify(active, drafts.drafts, began)
+                seconds = time.perf_counter() - began
+                self.speculator.record(drafts.arm, active, tokens, seconds)
+                return pieces
         hidden, cu_seqlens = self._feed()
-        ready = [r for r in self.rows if r is not None and r.fed == len(r.tokens)]
+        ready = [r for r in active if r.fed == len(r.tokens)]
         if not ready:
             return []
         last = torch.tensor([cu_seqlens[r.row + 1] - 1 for r in ready])
         ids, logprobs = self._sample(self.model.logits(hidden[last]), ready)
         now = time.perf_counter()
+        if self.speculator is not None and decoding:
+            self.speculator.record(PLAIN, active, len(active), now - began)
         return [
-            self._take(request, token, logprob, began, now)
+            self._take(request, [token], [logprob], began, now)
             for request, token, logprob in zip(ready, ids.tolist(), logprobs.tolist(), strict=True)
         ]
 
     def _admit(self) -> None:
-        for row, occupant in enumerate(self.rows):
-            if occupant is None and self.waiting:
-                request = self.waiting.popleft()
-                request.row = row
+        while self.waiting and None in self.rows:
+            request = self.waiting.popleft()
+            free = [row for row, occupant in enumerate(self.rows) if occupant is None]
+            row = max(free, key=lambda row: _common(self._held[row], request.prompt))
+            request.row = row
+            request.fed = self._reuse(row, request.prompt)
+            self.rows[row] = request
+
+    def _reuse(self, row: int, prompt: list[int]) -> int:
+        """Keep what ``row`` holds of the prompt, its last token apart; how many tokens that is."""
+        held, heads = self._held[row], 0 if self.speculator is None else self.speculator.heads
+        common = min(_common(held, prompt), len(prompt) - 1)
+        if self.record_routing:
+            common = 0  # its experts are not on record
+        if common < len(held):
+            # The MTP blocks saw tokens beyond the common ones, and need hidden states before them.
+            lengths = [int(self.cache.mtp_lengths(k)[row]) for k in range(heads)]
+            common = max(0, min([common - heads, *lengths]))
+            if self.speculator is not None:
+                self.speculator.forget(row)
+            try:
+                self.cache.truncate(row, common)
+            except ShapeError:  # a ring has lost what the next token would see
+                common = 0
                 self.cache.reset(row)
-                self.rows[row] = request
+        self._held[row] = held[:common]
+        return common
 
     def _feed(self) -> tuple[Tensor, list[int]]:
         """Run the next chunk of every row; hidden [N, D] and the rows' bounds in it."""
@@ -159,11 +201,66 @@ class Engine:
             logits="none",
         )
         for request, count in chunks:
-            request.fed += count
-            if self.record_routing and count:
-                start = cu_seqlens[request.row]
-                request.routing.append(out.routing[:, 0, start : start + count])
+            start = cu_seqlens[request.row]
+            self._fed(request, ids[start : start + count], out, slice(start, start + count))
         return out.hidden[0], cu_seqlens
+
+    def _fed(self, request: Request, ids: list[int], out: Output, at: slice | list[int]) -> None:
+        """Note tokens that have entered the cache; ``at``: where they are in the pass."""
+        request.fed += len(ids)
+        self._held[request.row] += ids
+        if self.speculator is not None:
+            self.speculator.observe(request.row, out.hidden[0, at])
+        if self.record_routing and ids:
+            request.routing.append(out.routing[:, 0, at])
+
+    def _verify(
+        self, requests: list[Request], drafts: list[Draft], began: float
+    ) -> tuple[list[Piece], int]:
+        """One pass over a tree per request; the pieces, and how many tokens were drawn."""
+        drafted = time.perf_counter()
+        trees: dict[int, tuple[Tensor, Tensor]] = {}
+        ids, masks, cu_seqlens = [], [], [0]
+        for request, draft in zip(requests, drafts, strict=True):
+            tokens = torch.tensor([request.tokens[-1], *draft.tokens])
+            parents = torch.tensor([-1, *(parent + 1 for parent in draft.parents)])
+            trees[request.row] = tokens, parents
+        for row in range(len(self.rows)):
+            if row in trees:
+                ids.append(trees[row][0])
+                masks.append(ops.build_draft_tree(*trees[row]).ancestors)
+            cu_seqlens.append(cu_seqlens[-1] + (len(ids[-1]) if row in trees else 0))
+        out = self.model(
+            torch.cat(ids)[None],
+            cu_seqlens=torch.tensor(cu_seqlens, dtype=torch.int32),
+            cache=self.cache,
+            ancestors=torch.cat(masks)[None],
+            logits="none",
+        )
+        logits = self.model.logits(out.hidden[0])
+        walks = {}
+        for request in requests:
+            start, end = cu_seqlens[request.row], cu_seqlens[request.row + 1]
+            walks[request.row] = ops.verify_tree(
+                logits[start:end], *trees[request.row], **_controls(request)
+            )
+        nodes = {row: [0, *walk.path.tolist()] for row, walk in walks.items()}
+        committed = [cu_seqlens[row] + node for row in sorted(nodes) for node in nodes[row]]
+        self.cache.commit(torch.tensor(committed))
+        now = time.perf_counter()
+        pieces, count = [], 0
+        for request, draft in zip(requests, drafts, strict=True):
+            row, walk = request.row, walks[request.row]
+            fed = trees[row][0][nodes[row]].tolist()
+            self._fed(request, fed, out, [cu_seqlens[row] + node for node in nodes[row]])
+            _count_depths(request.stats, draft, len(walk.path))
+            request.stats.draft_time += drafted - began
+            request.stats.verify_time += now - drafted
+            pieces.append(
+                self._take(request, walk.tokens.tolist(), walk.logprobs.tolist(), began, now)
+            )
+            count += len(walk.tokens)
+        return pieces, count
 
     def _sample(self, logits: Tensor, requests: list[Request]) -> tuple[Tensor, Tensor]:
         controls = [r.sampling for r in requests]
@@ -195,18 +292,38 @@ class Engine:
         )
 
     def _take(
-        self, request: Request, token: int, logprob: float, began: float, now: float
+        self,
+        request: Request,
+        tokens: list[int],
+        logprobs: list[float],
+        began: float,
+        now: float,
     ) -> Piece:
-        """Append one sampled token and decide whether the request ends with it."""
+        """Append sampled tokens one by one until the request ends, if it does."""
         stats = request.stats
-        request.output.append(token)
-        request.logprobs.append(logprob)
-        stats.completion_tokens += 1
-        if stats.completion_tokens == 1:
-            stats.time_to_first_token = now - request.started
-        else:
+        if request.output:
             stats.decode_time += now - began
             stats.decode_passes += 1
+        else:
+            stats.time_to_first_token = now - request.started
+        shown, taken = "", []
+        reason: FinishReason | None = None
+        for token, logprob in zip(tokens, logprobs, strict=True):
+            request.output.append(token)
+            request.logprobs.append(logprob)
+            taken.append(token)
+            text, reason = self._read(request, token)
+            shown += text
+            if reason is not None:
+                break
+        stats.completion_tokens += len(taken)
+        request.text += shown
+        if reason is not None:
+            self._finish(request, reason)
+        return Piece(request.index, taken, shown, reason)
+
+    def _read(self, request: Request, token: int) -> tuple[str, FinishReason | None]:
+        """The text that a new token lets show, and whether the request ends with it."""
         ended = token in self._eos and not request.sampling.ignore_eos
         text, stopped = "", False
         if request.stop is not None and not ended:
@@ -218,10 +335,7 @@ class Engine:
             reason = "length"
         if reason is not None and not stopped and request.stop is not None:
             text += request.stop.flush()
-        request.text += text
-        if reason is not None:
-            self._finish(request, reason)
-        return Piece(request.index, [token], text, reason)
+        return text, reason
 
     def _finish(self, request: Request, reason: FinishReason) -> None:
         request.finish_reason = reason
@@ -230,3 +344,32 @@ class Engine:
         else:
             self.waiting.remove(request)
         self.finished[request.index] = request
+
+
+def _common(held: list[int], prompt: list[int]) -> int:
+    """Length of the common beginning."""
+    for i, (a, b) in enumerate(zip(held, prompt, strict=False)):
+        if a != b:
+            return i
+    return min(len(held), len(prompt))
+
+
+def _controls(request: Request) -> dict[str, object]:
+    """The request's sampling as ``ops.verify_tree`` takes it."""
+    sampling = request.sampling
+    controls: dict[str, object] = {
+        name: getattr(sampling, name) for name in ("seed", "temperature", "top_k", "top_p", "min_p")
+    }
+    if sampling.penalised:
+        controls |= {name: getattr(sampling, name) for name in PENALTIES}
+        controls["history"] = torch.tensor(request.tokens, dtype=torch.int32)
+        controls["prompt_len"] = len(request.prompt)
+    return controls | {"position": len(request.tokens)}
+
+
+def _count_depths(stats: Stats, draft: Draft, accepted: int) -> None:
+    deepest = max((len(path) for path in draft.paths()), default=0)
+    for counts, reached in ((stats.drafted, deepest), (stats.accepted, accepted)):
+        counts += [0] * (deepest - len(counts))
+        for depth in range(reached):
+            counts[depth] += 1

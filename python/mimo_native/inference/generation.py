@@ -1,17 +1,16 @@
 """generate and stream: the engine for a list of prompts."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 from ..errors import ShapeError, UnsupportedError
 from ..nn import MiMoForCausalLM
 from .engine import Engine
 from .request import Completion, Piece
 from .sampling import Sampling
+from .speculation import Mode
 
-__all__ = ["Speculative", "generate", "stream"]
+__all__ = ["generate", "stream"]
 
-Speculative = Literal["chain", "tree", "auto"] | None
 Prompts = Sequence[str] | Sequence[Sequence[int]]
 
 
@@ -20,15 +19,18 @@ def generate(
     prompts: Prompts,
     *,
     sampling: Sampling | Sequence[Sampling] | None = None,
+    speculative: Mode | None = None,
     max_batch: int = 8,
     record_routing: bool = False,
 ) -> list[Completion]:
     """Complete every prompt (token ids, or text where the model has a tokenizer), in order.
 
-    sampling: one for all or one per prompt. record_routing: keep the experts of every token fed.
+    sampling: one for all or one per prompt. speculative: draft with the MTP blocks and from the
+    text so far, a "chain" or a "tree" each time, or what pays ("auto"); the output is the same.
+    record_routing: keep the experts of every token fed.
     Raises ShapeError before anything runs where a prompt or an option is wrong.
     """
-    engine = _start(model, prompts, sampling, max_batch, record_routing)
+    engine = _start(model, prompts, sampling, speculative, max_batch, record_routing)
     while engine.has_work:
         engine.step()
     return [engine.finished[i].completion() for i in range(len(prompts))]
@@ -39,10 +41,11 @@ def stream(
     prompts: Prompts,
     *,
     sampling: Sampling | Sequence[Sampling] | None = None,
+    speculative: Mode | None = None,
     max_batch: int = 8,
 ) -> Iterator[Piece]:
     """As ``generate``, but yields every request's pieces as they come."""
-    engine = _start(model, prompts, sampling, max_batch, False)
+    engine = _start(model, prompts, sampling, speculative, max_batch, False)
     while engine.has_work:
         yield from engine.step()
 
@@ -51,6 +54,7 @@ def _start(
     model: MiMoForCausalLM,
     prompts: Prompts,
     sampling: Sampling | Sequence[Sampling] | None,
+    speculative: Mode | None,
     max_batch: int,
     record_routing: bool,
 ) -> Engine:
@@ -80,6 +84,7 @@ def _start(
         max_batch=max(1, min(max_batch, len(encoded))),
         max_tokens=longest,
         record_routing=record_routing,
+        speculative=speculative,
     )
     for prompt, controls in zip(encoded, sampling, strict=True):
         engine.add(prompt, controls)

@@ -18,7 +18,9 @@ FinishReason = Literal["stop", "length", "cancelled"]
 class Stats:
     """Times in seconds. Prefill covers the prompt, decode every token after the first.
 
-    accept_length: tokens per pass of the model while decoding; 1 without speculation.
+    accept_length: tokens per pass of the model while decoding; 1 without speculation. accepted[d]
+    and drafted[d]: passes in which a draft of depth d + 1 was accepted, and was there; draft_time
+    and verify_time are shares of decode_time.
     """
 
     prompt_tokens: int = 0
@@ -27,6 +29,10 @@ class Stats:
     time_to_first_token: float = 0.0
     decode_time: float = 0.0
     decode_passes: int = 0
+    draft_time: float = 0.0
+    verify_time: float = 0.0
+    drafted: list[int] = field(default_factory=list)
+    accepted: list[int] = field(default_factory=list)
 
     @property
     def prefill_tokens_per_second(self) -> float:

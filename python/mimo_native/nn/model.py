@@ -151,6 +151,7 @@ class MiMoForCausalLM(nn.Module):
         position_ids: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
         cache: ModelCache | None = None,
+        ancestors: Tensor | None = None,
         labels: Tensor | None = None,
         logits: LogitsMode = "all",
     ) -> Output:
@@ -159,8 +160,9 @@ class MiMoForCausalLM(nn.Module):
         next_ids [B, T]: token i + 1 + k; hidden [B, T, D]: the main model's hidden state at i,
         before its final norm, the same for every block. labels [B, T] as in ``forward`` (not
         shifted): position i is trained on the label k + 2 later within its document. cache: rows
-        attend to the block's committed rows; ``cache.commit_mtp(k)`` commits. Output.hidden is the
-        block's, after its final norm.
+        attend to the block's committed rows; ``cache.commit_mtp(k)`` commits. ancestors int64
+        [B, T] as in ``forward``: the rows are a tree, of which only the first rows, a chain, may
+        be committed. Output.hidden is the block's, after its final norm.
         """
         if not 0 <= k < self.config.num_mtp_layers:
             raise ShapeError(
@@ -182,7 +184,7 @@ class MiMoForCausalLM(nn.Module):
             attention_mask=None,
             cu_seqlens=cu_seqlens,
             lengths=None if cache is None else cache.mtp_lengths(k),
-            ancestors=None,
+            ancestors=ancestors,
             cache=cache,
         )
         x, hidden = self.model.embed_tokens(batch.take(next_ids)), batch.take(hidden)

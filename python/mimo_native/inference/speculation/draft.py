@@ -1,0 +1,57 @@
+"""Drafts as trees. A path is the tuple of drafted tokens from the root downwards."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+__all__ = ["MOST_NODES", "Draft", "best_first", "chain", "merge"]
+
+MOST_NODES = 64  # with the root: a node's ancestors are one 64-bit word
+Path = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Drafted tokens below a root that is not among them; parents[i] < i, -1 for the root."""
+
+    tokens: tuple[int, ...] = ()
+    parents: tuple[int, ...] = ()
+
+    def paths(self) -> list[Path]:
+        """The path to every node, in the nodes' order."""
+        found: list[Path] = []
+        for token, parent in zip(self.tokens, self.parents, strict=True):
+            found.append(((*found[parent], token)) if parent >= 0 else (token,))
+        return found
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def _from_paths(paths: Iterable[Path]) -> Draft:
+    """From a set of paths that holds every prefix of its members before them."""
+    node: dict[Path, int] = {}
+    for path in paths:
+        node.setdefault(path, len(node))
+    return Draft(
+        tuple(path[-1] for path in node),
+        tuple(node[path[:-1]] if len(path) > 1 else -1 for path in node),
+    )
+
+
+def chain(tokens: Sequence[int]) -> Draft:
+    """One token below the other."""
+    return Draft(tuple(tokens), tuple(range(-1, len(tokens) - 1)))
+
+
+def best_first(scores: Mapping[Path, float], budget: int) -> Draft:
+    """The ``budget`` likeliest nodes; ``scores`` are log-probabilities of whole paths.
+
+    A path is never likelier than its prefix, so the choice is a tree; equals go to the shorter.
+    """
+    ranked = sorted(scores, key=lambda path: (-scores[path], len(path), path))
+    return _from_paths(ranked[:budget])
+
+
+def merge(first: Draft, second: Draft, budget: int) -> Draft:
+    """Both in one tree of at most ``budget`` nodes; ``first`` is kept whole as far as it fits."""
+    return _from_paths([*first.paths(), *second.paths()][:budget])
