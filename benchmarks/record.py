@@ -1,7 +1,7 @@
 """Result files: rows with everything that is needed to read them later, one file per family.
 
 ``results/F.CPU.json`` is replaced as a whole by the next run of family F on that kind of CPU. The
-page docs/numbers.md is made from these files alone (numbers.py).
+page docs/numbers.md is made from these files alone (numbers_page.py).
 """
 
 import json
