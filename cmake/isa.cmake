@@ -1,6 +1,9 @@
 # One object library per ISA level from the same kernel sources. MN_ISA_TARGETS lists them.
+# The compiler is asked, not the machine, so that a cross compiler gets what it can make.
+include(CheckCXXSymbolExists)
 set(MN_ISA_NAMES scalar)
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+check_cxx_symbol_exists(__x86_64__ "" MN_COMPILES_FOR_X86)
+if(MN_COMPILES_FOR_X86)
   list(APPEND MN_ISA_NAMES avx2 avx512 avx512bf16)
   add_compile_definitions(MN_HAVE_X86)
 endif()
