@@ -3,6 +3,7 @@
 #include <omp.h>
 #include <pybind11/stl.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "runtime/errors_python.h"
 #include "runtime/isa.h"
@@ -28,12 +29,15 @@ void set_isa(const std::string& wanted) {
                    "Unset MIMO_NATIVE_ISA to take the best level of this CPU.");
 }
 
-// Asks for 2 MiB pages: a single read stream is 1.6 times as fast with them. Advice only; failure
-// changes nothing.
+// Asks for 2 MiB pages: a single read stream is 1.6 times as fast with them, and memory that is
+// written for the first time costs a fault per page. Advice only; failure changes nothing.
 bool advise_huge_pages(const Tensor& storage) {
 #ifdef MADV_HUGEPAGE
-  return madvise(storage.data, static_cast<size_t>(storage.numel() * size_of(storage.dtype)),
-                 MADV_HUGEPAGE) == 0;
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(storage.data);
+  const auto end = begin + static_cast<uintptr_t>(storage.numel() * size_of(storage.dtype));
+  const uintptr_t first = (begin + page - 1) / page * page, last = end / page * page;
+  return first < last && madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE) == 0;
 #else
   return false;
 #endif

@@ -10,7 +10,14 @@ from torch.nn.functional import silu
 from ..case import FLOATS, Case, normal
 from ..tolerance import SMALLEST_NORMAL, UNIT_ROUNDOFF, noise_bound, rounding_bound, sum_bound
 
-__all__ = ["BENCHMARKS", "CASES", "ExpertMlpCase", "SwigluCase", "SwigluMlpCase"]
+__all__ = [
+    "BACKWARD_BENCHMARKS",
+    "BENCHMARKS",
+    "CASES",
+    "ExpertMlpCase",
+    "SwigluCase",
+    "SwigluMlpCase",
+]
 
 C = 2.0  # the sums are those of gemm
 C_SILU = 8.0  # exp, division and two products, each within two roundings
@@ -94,7 +101,9 @@ class ExpertMlpCase(Case):
     ffn: int
     experts: int
     slots: int
-    routing: str = "uniform"  # or "hot": one expert takes every first slot; "few": most are empty
+    # "hot": one expert takes every first slot; "few": most are empty; "zipf": the expert of rank r
+    # is chosen as often as 1 / r says, as a trained router's favourites are
+    routing: str = "uniform"
 
     def ids(self, seed: int) -> Tensor:
         gen = torch.Generator().manual_seed(seed)
@@ -102,6 +111,9 @@ class ExpertMlpCase(Case):
         order = torch.rand(self.tokens, chosen, generator=gen)
         if self.routing == "hot":
             order[:, self.experts // 2] = 2.0
+        if self.routing == "zipf":  # the K largest of log p + Gumbel noise are a sample without
+            ranks = torch.randperm(self.experts, generator=torch.Generator().manual_seed(17)) + 1
+            order = -torch.log(-torch.log(order.clamp(1e-7, 1 - 1e-7))) - torch.log(ranks.float())
         return order.argsort(-1, descending=True)[:, : self.slots].int()
 
     def make(self, seed: int = 0) -> dict[str, object]:
@@ -135,8 +147,11 @@ class ExpertMlpCase(Case):
 
     @property
     def bytes(self) -> int:
+        return self.traffic(self.ids(3))
+
+    def traffic(self, ids: Tensor) -> int:
         """Weights of the experts that are hit, activations in and out, ids and weights."""
-        hit = self.ids(3).unique().numel()
+        hit = ids.unique().numel()
         elements = 3 * hit * self.width * self.ffn + 2 * self.tokens * self.width
         return elements * self.dtype.itemsize + 8 * self.tokens * self.slots
 
@@ -155,13 +170,20 @@ CASES = [
     *(ExpertMlpCase(tokens=n, width=d, ffn=f, experts=e, slots=k, dtype=t)
       for n, d, f, e, k in _EXPERTS for t in FLOATS),
     *(ExpertMlpCase(tokens=70, width=64, ffn=48, experts=32, slots=4, routing=routing, dtype=t)
-      for routing in ("hot", "few") for t in FLOATS),
+      for routing in ("hot", "few", "zipf") for t in FLOATS),
 ]  # fmt: skip
 
+_SMALL = {"width": 1024, "ffn": 512, "experts": 64, "slots": 8}
+_WIDE = {"width": 4096, "ffn": 2048, "experts": 32, "slots": 8}
 BENCHMARKS = [
-    *(ExpertMlpCase(tokens=n, width=1024, ffn=512, experts=64, slots=8, dtype=t)
-      for n in (1, 8, 64, 512, 2048) for t in FLOATS),
-    *(ExpertMlpCase(tokens=n, width=4096, ffn=2048, experts=16, slots=8, dtype=torch.bfloat16)
-      for n in (1, 8, 64)),
-    *(SwigluMlpCase(tokens=n, width=1024, ffn=4096, dtype=t) for n in (1, 64, 512) for t in FLOATS),
+    *(ExpertMlpCase(tokens=n, dtype=torch.bfloat16, **_SMALL) for n in (1, 8, 64, 512, 2048)),
+    *(ExpertMlpCase(tokens=n, routing="zipf", dtype=torch.bfloat16, **_SMALL)
+      for n in (8, 64, 512)),
+    *(ExpertMlpCase(tokens=n, dtype=torch.bfloat16, **_WIDE) for n in (1, 8, 64, 512)),
+    *(ExpertMlpCase(tokens=n, **_SMALL) for n in (1, 64, 512)),
+    *(SwigluMlpCase(tokens=n, width=1024, ffn=4096, dtype=t) for t in FLOATS for n in (1, 64, 512)),
 ]  # fmt: skip
+BACKWARD_BENCHMARKS = [
+    ExpertMlpCase(tokens=2048, dtype=torch.bfloat16, **_SMALL),
+    ExpertMlpCase(tokens=512, routing="zipf", dtype=torch.bfloat16, **_SMALL),
+]

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..case import FLOATS, Case, normal
 from ..tolerance import rounding_bound, sum_bound
 
-__all__ = ["BENCHMARKS", "CASES", "GroupedGemmCase", "LinearCase"]
+__all__ = ["BACKWARD_BENCHMARKS", "BENCHMARKS", "CASES", "GroupedGemmCase", "LinearCase"]
 
 # K rounding errors of one accumulator are 0.4 u sqrt(K / 3) (|x| . |w|) apart from the exact sum
 # when all products have one sign, the worst case; 2 is more than eight of these deviations.
@@ -61,6 +61,12 @@ class GroupedGemmCase(Case):
     n: int
     k: int
 
+    def __str__(self) -> str:
+        if len(self.sizes) <= 8:
+            return super().__str__()
+        text = super().__str__().split("-sizes=")[0]
+        return f"{text}-groups={len(self.sizes)}-rows={sum(self.sizes)}-n={self.n}-k={self.k}"
+
     def make(self, seed: int = 0) -> dict[str, object]:
         groups, dtype = len(self.sizes), self.dtype
         return {
@@ -110,10 +116,12 @@ CASES = [
 ]  # fmt: skip
 
 BENCHMARKS = [
-    *(LinearCase(m=m, n=n, k=k, dtype=t)
-      for m in (1, 4, 8, 16, 64, 256, 1024)
-      for n, k in ((4096, 4096), (1024, 4096))
-      for t in FLOATS),
+    *(LinearCase(m=m, n=2048, k=4096, dtype=torch.bfloat16) for m in (1, 4, 8, 16, 64, 256, 1024)),
+    *(LinearCase(m=m, n=2048, k=4096) for m in (1, 16, 256)),
     GroupedGemmCase(sizes=(64,) * 16, n=4096, k=1024, dtype=torch.bfloat16),
     GroupedGemmCase(sizes=(1, 0, 3, 2) * 8, n=4096, k=1024, dtype=torch.bfloat16),
-]  # fmt: skip
+]
+BACKWARD_BENCHMARKS = [
+    LinearCase(m=512, n=2048, k=4096, dtype=torch.bfloat16),
+    GroupedGemmCase(sizes=(64,) * 16, n=4096, k=1024, dtype=torch.bfloat16),
+]

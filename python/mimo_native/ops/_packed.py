@@ -237,3 +237,11 @@ def _storage(nbytes: int) -> Tensor:
     storage = whole[-whole.data_ptr() % _HUGE_PAGE :][:nbytes]
     _C.advise_huge_pages(storage)
     return storage
+
+
+def empty_large(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """torch.empty for what a backward writes: the pages' first touch is a third of a large one."""
+    tensor = torch.empty(shape, dtype=dtype)
+    if tensor.nbytes >= 2 * _HUGE_PAGE:
+        _C.advise_huge_pages(tensor)
+    return tensor

@@ -14,6 +14,7 @@ from .. import reference
 from ..backends import choose, native, register, wants_grad
 from ..errors import UnsupportedError
 from ._library import register_op
+from ._packed import empty_large
 from .gemm import (
     PackedWeight,
     any_weight,
@@ -121,7 +122,7 @@ def _forward_and_save(x, w_gate_up, w_down, ids, weights) -> tuple[Tensor, Tenso
         remedy = "Unpack the weights, or call it under torch.no_grad()."
         raise UnsupportedError(op, [f"no gradient through {coded[0]} weights"], remedy=remedy)
     rows = x.shape[:-1].numel() * (1 if ids is None else ids.shape[-1])
-    saved = torch.empty(rows, w_gate_up.shape[-2], dtype=w_gate_up.dtype)
+    saved = empty_large((rows, w_gate_up.shape[-2]), w_gate_up.dtype)
     return _forward(op, x, w_gate_up, w_down, routing, saved), saved
 
 
@@ -167,10 +168,10 @@ def _layer_backward(dy, x, w_gate_up, w_down, ids, weights, saved, needs) -> lis
     plain = [w.unpack() if isinstance(w, PackedWeight) else w for w in (w_gate_up, w_down)]
     width, ffn = w_down.shape[-2:]
     rows = [t.to(dtype).reshape(-1, width).contiguous() for t in (dy, x)]
-    work = [torch.empty(saved.shape[0], columns, dtype=dtype) for columns in (2 * ffn, ffn)]
+    work = [empty_large((saved.shape[0], columns), dtype) for columns in (2 * ffn, ffn)]
     dx = torch.empty(rows[1].shape, dtype=dtype) if needs[0] else None
     dg, dd = (
-        torch.empty(w.shape, dtype=dtype) if need else None
+        empty_large(w.shape, dtype) if need else None
         for w, need in zip(plain, needs[1:3], strict=True)
     )
     dweights = torch.empty(weights.shape) if needs[3] else None

@@ -15,7 +15,7 @@ from .. import reference
 from ..backends import choose, native, register, wants_grad
 from ..errors import ShapeError
 from ._library import register_op
-from ._packed import PackedWeight, pack
+from ._packed import PackedWeight, empty_large, pack
 
 __all__ = ["PackedWeight", "grouped_gemm", "linear", "pack"]
 
@@ -96,10 +96,10 @@ def product_backward(
     dy_MN = dy.to(dtype).reshape(-1, dy.shape[-1]).contiguous()
     if needs_x:
         plain = w.unpack() if isinstance(w, PackedWeight) else w
-        dx = torch.empty(x.shape, dtype=x.dtype)
+        dx = empty_large(x.shape, x.dtype)
         _C.input_grad(dy_MN, plain, sizes, dx)
     if needs_w:
-        dw = torch.empty(w.shape, dtype=dtype)
+        dw = empty_large(w.shape, dtype)
         x_MK = x.to(dtype).reshape(-1, x.shape[-1])
         _C.weight_grad(dy_MN, x_MK, sizes, dw if dw.ndim == 3 else dw[None])
     return dx, dw
