@@ -101,9 +101,10 @@ class ExpertMlpCase(Case):
     ffn: int
     experts: int
     slots: int
-    # "hot": one expert takes every first slot; "few": most are empty; "zipf": the expert of rank r
-    # is chosen as often as 1 / r says, as a trained router's favourites are
+    # "hot": one expert takes every first slot; "one": it takes all; "few": most are empty; "zipf":
+    # the expert of rank r is chosen as often as 1 / r says, as a trained router's favourites are
     routing: str = "uniform"
+    data: str = "normal"  # or "huge", "denormal", "zeros": every third token is zero
 
     def ids(self, seed: int) -> Tensor:
         gen = torch.Generator().manual_seed(seed)
@@ -114,13 +115,19 @@ class ExpertMlpCase(Case):
         if self.routing == "zipf":  # the K largest of log p + Gumbel noise are a sample without
             ranks = torch.randperm(self.experts, generator=torch.Generator().manual_seed(17)) + 1
             order = -torch.log(-torch.log(order.clamp(1e-7, 1 - 1e-7))) - torch.log(ranks.float())
+        if self.routing == "one":
+            return torch.full((self.tokens, self.slots), self.experts // 2, dtype=torch.int32)
         return order.argsort(-1, descending=True)[:, : self.slots].int()
 
     def make(self, seed: int = 0) -> dict[str, object]:
         d, f, e, t = self.width, self.ffn, self.experts, self.dtype
         weights = normal(self.tokens, self.slots, seed=seed + 4, dtype=torch.float32).exp()
+        x = normal(self.tokens, d, seed=seed, dtype=torch.float32)
+        x = x * {"huge": 2.0**40, "denormal": 2.0**-130}.get(self.data, 1.0)
+        if self.data == "zeros":
+            x[::3] = 0
         return {
-            "x": normal(self.tokens, d, seed=seed, dtype=t),
+            "x": x.to(t),
             "w_gate_up": normal(e, 2 * f, d, seed=seed + 1, dtype=t, std=d**-0.5),
             "w_down": normal(e, d, f, seed=seed + 2, dtype=t, std=f**-0.5),
             "ids": self.ids(seed + 3),
@@ -170,7 +177,9 @@ CASES = [
     *(ExpertMlpCase(tokens=n, width=d, ffn=f, experts=e, slots=k, dtype=t)
       for n, d, f, e, k in _EXPERTS for t in FLOATS),
     *(ExpertMlpCase(tokens=70, width=64, ffn=48, experts=32, slots=4, routing=routing, dtype=t)
-      for routing in ("hot", "few", "zipf") for t in FLOATS),
+      for routing in ("hot", "one", "few", "zipf") for t in FLOATS),
+    *(ExpertMlpCase(tokens=20, width=64, ffn=48, experts=8, slots=3, data=data, dtype=t)
+      for data in ("huge", "denormal", "zeros") for t in FLOATS),
 ]  # fmt: skip
 
 _SMALL = {"width": 1024, "ffn": 512, "experts": 64, "slots": 8}

@@ -23,8 +23,14 @@ CASES = [
         (17, 96, 40, 16, 4, "uniform"),
         (64, 48, 32, 40, 8, "uniform"),
         (130, 32, 48, 6, 2, "hot"),
+        (150, 32, 48, 6, 2, "one"),
         (40, 70, 33, 30, 3, "few"),
+        (90, 48, 32, 20, 4, "zipf"),
     )
+    for t in FLOATS
+] + [
+    ExpertMlpCase(tokens=20, width=64, ffn=48, experts=8, slots=3, data=data, dtype=t)
+    for data in ("huge", "denormal", "zeros")
     for t in FLOATS
 ]
 
