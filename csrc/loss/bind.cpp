@@ -115,6 +115,7 @@ void loss_backward(const Tensor& hidden, const Tensor& w, const PackedLayout* la
   p.head = head_argument(check, hidden, "hidden", w, layout, "weight");
   p.teacher = teacher_argument(check, teacher_hidden, teacher_w, teacher_layout, hidden, p.head);
   const PackedLayout& l = p.head.w.layout;
+  if (l.coded()) check.fail("weight", "plain values", "codes", "Unpack the weight.");
   const DType dtype = l.format == Format::bf16 ? DType::bf16 : DType::f32;
   check.dtype(hidden, "hidden", {dtype});
   p.count = hidden.shape[0];

@@ -2,6 +2,7 @@
 // differ from the student's.
 #pragma once
 
+#include "gemm/coded_rows.h"
 #include "gemm/panels.h"
 #include "gemm/rows.h"
 #include "loss/problem.h"
@@ -15,21 +16,13 @@ MN_INLINE int64_t pack_jobs(const Head& head) {
 
 template <class F>
 void pack_head_rows(const Head& head, int64_t job) {
-  const PackedLayout& l = head.w.layout;
-  pack_rows<F>(head.x, head.rows.blocks[job / head.rows.most_tiles], job % head.rows.most_tiles,
-               l.inputs, l.steps(), head.packed_rows);
+  pack_block_tile<F>(head.x, head.rows.blocks[job / head.rows.most_tiles],
+                     job % head.rows.most_tiles, head.w.layout, head.packed_rows);
 }
 
-MN_INLINE void pack_job(const Head& head, int64_t job) {
-  if (head.w.layout.format == Format::bf16)
-    pack_head_rows<Bf16Format>(head, job);
-  else
-    pack_head_rows<F32Format>(head, job);
-}
-
-// Panels [first, first + count) times the rows of the blocks from `from` on into c[row][32 *
-// panel], four panels at a time: a plain panel is packed into `buffer`, which has room for four,
-// once for all rows.
+// Panels [first, first + count) times the rows of the blocks from `from` on into
+// c[row][32 * panel], four panels at a time: a plain panel is packed into `buffer`, which has room
+// for four, once for all rows.
 template <class F>
 void head_logits(const Head& head, int64_t from, int64_t first, int64_t count, float* c,
                  int64_t ldc, char* buffer) {
@@ -41,18 +34,34 @@ void head_logits(const Head& head, int64_t from, int64_t first, int64_t count, f
       panels[i] = panel_of<F>(head.w, 0, first + panel + i, buffer + i * l.panel_bytes());
     for (int64_t b = from; b < head.rows.count; ++b) {
       const RowBlock& block = head.rows.blocks[b];
-      multiply<F>(packed_block<F>(head.packed_rows, block, l.steps()), panels, static_cast<int>(n),
-                  l.steps(), c + block.first_row * ldc + panel * kPanel, ldc);
+      multiply_panels<F>(l, packed_block<F>(head.packed_rows, block, row_steps<F>(l)), panels, n,
+                         c + block.first_row * ldc + panel * kPanel, ldc);
     }
   }
 }
 
+// By the head's format and its rows.
+template <class Call>
+MN_INLINE void with_format(const Head& head, const Call& call) {
+  switch (kind_of(head.w.layout, head.x.bf16)) {
+    case 0:
+      return call.template operator()<Bf16Format>();
+    case 1:
+      return call.template operator()<F32Format>();
+    case 2:
+      return call.template operator()<CodedBf16>();
+    default:
+      return call.template operator()<CodedF32>();
+  }
+}
+
+MN_INLINE void pack_job(const Head& head, int64_t job) {
+  with_format(head, [&]<class F>() { pack_head_rows<F>(head, job); });
+}
+
 MN_INLINE void logits(const Head& head, int64_t from, int64_t first, int64_t count, float* c,
                       int64_t ldc, char* buffer) {
-  if (head.w.layout.format == Format::bf16)
-    head_logits<Bf16Format>(head, from, first, count, c, ldc, buffer);
-  else
-    head_logits<F32Format>(head, from, first, count, c, ldc, buffer);
+  with_format(head, [&]<class F>() { head_logits<F>(head, from, first, count, c, ldc, buffer); });
 }
 
 }  // namespace

@@ -97,7 +97,7 @@ struct LossKernels {
 };
 
 struct LossBackwardKernels {
-  void (*backward[kFormats])(const LossBackward&);
+  void (*backward[kPlainFormats])(const LossBackward&);
 };
 
 MN_DECLARE_KERNELS(LossKernels, loss_kernels)

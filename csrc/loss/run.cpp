@@ -16,7 +16,6 @@ namespace {
 constexpr int64_t kSlice = 4096;
 
 int64_t value_bytes(const PackedLayout& l) { return l.format == Format::bf16 ? 2 : 4; }
-int64_t row_bytes(const PackedLayout& l) { return l.steps() * l.depth() * value_bytes(l); }
 int64_t aligned(int64_t bytes) { return (bytes + 127) / 128 * 128; }
 int64_t steps_of(int64_t inputs, const PackedLayout& l) {
   return (inputs + l.depth() - 1) / l.depth();
@@ -24,12 +23,13 @@ int64_t steps_of(int64_t inputs, const PackedLayout& l) {
 
 RowPlan plan_head(const Head& head, int64_t count) {
   if (!head.w.data) return {};
-  const int format = static_cast<int>(head.w.layout.format);
-  return plan_rows(&count, 1, gemm_kernels_for_isa().tile_rows[format]);
+  const int kind = kind_of(head.w.layout, head.x.bf16);
+  return plan_rows(&count, 1, gemm_kernels_for_isa().tile_rows[kind]);
 }
 
 int64_t packed_bytes(const Head& head, int64_t count) {
-  return head.w.data ? count * row_bytes(head.w.layout) : 0;
+  if (!head.w.data) return 0;
+  return count * row_bytes(head.w.layout, kind_of(head.w.layout, head.x.bf16));
 }
 
 // Four plain panels of whichever head has the larger ones.

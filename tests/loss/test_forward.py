@@ -43,6 +43,22 @@ def test_the_bits_of_the_sampler(
         assert losses.equal(-logprobs)
 
 
+@pytest.mark.parametrize("format", ["e4m3_128x128", "int8_row", "int8_32", "int4_32", "mxfp4"])
+def test_coded_heads(isa: str, format: str) -> None:
+    hidden = normal(19, 96, seed=0, dtype=torch.bfloat16).requires_grad_()
+    weight = ops.pack(normal(1500, 96, seed=1, dtype=torch.float32, std=0.1), format=format)
+    with torch.no_grad():
+        logits = ops.linear(hidden, weight, out_dtype=torch.float32)
+    ids, logprobs = ops.sample(logits, seed=torch.arange(19), position=torch.arange(19))
+    got = ops.linear_logprob(hidden, weight, ids)
+    assert got.equal(logprobs)
+    (grad,) = torch.autograd.grad(got.sum(), hidden)
+    wide = hidden.detach().double().requires_grad_()
+    want = mn.reference.linear_logprob(wide, weight.unpack().double(), ids)
+    (want,) = torch.autograd.grad(want.sum(), wide)
+    assert float((grad.double() - want).abs().max()) < 0.01 * float(want.abs().max())
+
+
 def test_the_bits_of_the_engine() -> None:
     """What generation reports for a token is what training computes for it."""
     config = mn.MiMoConfig.tiny()

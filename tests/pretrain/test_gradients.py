@@ -7,7 +7,6 @@ import torch
 
 import mimo_native as mn
 from mimo_native.pretrain import Boundary, Objective, Totals, Weights
-from mimo_native.training import loss_head
 
 from ..oracles.pretrain_float64 import PretrainOracle
 from .models import hub_gradients, micro_batch, random_model, random_rows, tiny
@@ -24,7 +23,6 @@ class Case:
     mtp_only: bool = False
     recompute: bool = False
     micro_rows: int = 2
-    chunk: int | None = None
     config: tuple[tuple[str, object], ...] = ()
 
     def __str__(self) -> str:
@@ -55,7 +53,6 @@ CASES = [
     Case(recompute=True),
     Case(micro_rows=1),
     Case(micro_rows=1, recompute=True),
-    Case(chunk=1024),
     Case(config=(("num_mtp_layers", 0),)),
     Case(config=(("num_mtp_layers", 1),)),
     Case(config=(("tie_word_embeddings", True),)),
@@ -67,9 +64,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_loss_and_gradients(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    if case.chunk is not None:
-        monkeypatch.setattr(loss_head, "_CHUNK_VALUES", case.chunk)
+def test_loss_and_gradients(case: Case) -> None:
     config = tiny(**dict(case.config))
     model = random_model(config)
     rows = random_rows([list(row) for row in case.lengths])

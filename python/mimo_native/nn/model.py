@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import ops
 from ..cache import ModelCache
 from ..config import MiMoConfig
 from ..errors import ShapeError, UnsupportedError
@@ -292,15 +292,15 @@ class MiMoForCausalLM(nn.Module):
         out = Output(hidden=batch.put(x))
         if mode == "none" and labels is None:
             return out
-        rows = x[batch.last_index] if mode == "last" and labels is None else x
-        logits = self.head(rows, out_dtype=wide(x)) if normed else self.logits(rows)
+        if not normed:
+            x = self.model.norm(x)
         if labels is not None:
             targets = _shift_labels(batch, labels, shift)
-            out.loss = F.cross_entropy(logits, targets, ignore_index=-100)
+            out.loss = ops.linear_cross_entropy(x, self.head.weight, targets)
         if mode == "all":
-            out.logits = batch.put(logits)
+            out.logits = batch.put(self.head(x, out_dtype=wide(x)))
         elif mode == "last":
-            out.logits = logits if labels is None else logits[batch.last_index]
+            out.logits = self.head(x[batch.last_index], out_dtype=wide(x))
         return out
 
     def logits(self, hidden: Tensor) -> Tensor:

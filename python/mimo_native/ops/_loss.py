@@ -27,9 +27,14 @@ NO_ID = -(2**63)  # a row without target
 _CHUNK = 1024  # ids of a softmax chunk
 
 
+def _coded(weight: Weight) -> bool:
+    return isinstance(weight, PackedWeight) and weight.format not in ("bf16", "f32")
+
+
 def _same_dtype(hidden: Tensor, weight: Weight) -> Tensor:
     """bfloat16 rows of a float32 head are widened, so that the products of the backward fit."""
     narrow = hidden.dtype == torch.bfloat16 and weight.dtype == torch.float32
+    narrow = narrow and not _coded(weight)
     return hidden.float() if narrow else hidden
 
 
@@ -122,6 +127,12 @@ def _backward(
     id_grads: Tensor,
     kept: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
+    if _coded(weight):  # the products of the backward need the values
+        dtype, hidden, weight = hidden.dtype, hidden.float(), weight.unpack()
+        dx, _ = _backward(
+            hidden, weight, needs_hidden, False, teacher, scale, rows, teacher_top, ids, id_grads
+        )
+        return (dx if dx is None else dx.to(dtype)), None
     dx = torch.empty(hidden.shape, dtype=hidden.dtype) if needs_hidden else None
     dw, chunk_largest = kept or (None, None)
     if dw is None and needs_weight:

@@ -14,14 +14,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .. import ops
 from ..nn import MiMoForCausalLM
 from ..training.balance import expert_counts, sequence_balance_loss
 from ..training.batch import MicroBatch
 from ..training.forward import packed, trunk
-from ..training.loss_head import IGNORE, token_losses
 from .heads import Boundary
 
 __all__ = ["Losses", "Objective", "Totals", "Weights"]
+
+_NO_TARGET = -100
 
 
 class Totals(NamedTuple):
@@ -113,9 +115,8 @@ class Objective(nn.Module):
 
     def _main(self, hidden: Tensor, batch: MicroBatch) -> Tensor:
         rows, targets = _pairs(batch, 1)
-        return token_losses(
-            self.model.model.norm(hidden[rows]), self.model.head.weight, targets
-        ).sum()
+        normed = self.model.model.norm(hidden[rows])
+        return ops.linear_cross_entropy(normed, self.model.head.weight, targets, reduction="sum")
 
     def _mtp(self, k: int, hidden: Tensor, batch: MicroBatch) -> Tensor:
         model, cut = self.model, self.boundary
@@ -142,7 +143,7 @@ class Objective(nn.Module):
             )[0]
         else:
             u = block(embedded, h, packed(cu_seqlens))[0]
-        return token_losses(u, weight, targets).sum()
+        return ops.linear_cross_entropy(u, weight, targets, reduction="sum")
 
 
 def _pairs(batch: MicroBatch, shift: int) -> tuple[Tensor, Tensor]:
@@ -155,5 +156,5 @@ def _pairs(batch: MicroBatch, shift: int) -> tuple[Tensor, Tensor]:
     positions = torch.arange(batch.ids.shape[0])
     rows = (positions + shift < ends).nonzero()[:, 0]
     if rows.numel() == 0:
-        return torch.zeros(1, dtype=torch.int64), torch.tensor([IGNORE])
+        return torch.zeros(1, dtype=torch.int64), torch.tensor([_NO_TARGET])
     return rows, batch.ids[rows + shift]
