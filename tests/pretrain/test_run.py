@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -135,6 +136,7 @@ def test_signals(tmp_path: Path, number: int) -> None:
     path.write_text(json.dumps(cut.to_dict()))
     process = start(path)
     wait_for_step(cut.output, 5)
+    time.sleep(random.SystemRandom().uniform(0.0, 0.15))  # anywhere within some steps
     os.kill(process.pid, number)
     out, err = process.communicate(timeout=60)
     if number == signal.SIGTERM:

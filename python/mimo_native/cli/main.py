@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import CheckpointError, ShapeError, UnsupportedError
-from . import bench, chat, convert, doctor, fit, generate, get, pretrain, race, selftest
+from . import bench, chat, convert, doctor, fit, generate, get, plot, pretrain, race, selftest
 
 __all__ = ["main"]
 
@@ -26,6 +26,7 @@ COMMANDS = {
     "selftest": selftest,
     "bench": bench,
     "pretrain": pretrain,
+    "plot": plot,
 }
 
 # What a wrong request or an unwilling machine raises; anything else is a defect and shows whole.
