@@ -10,12 +10,10 @@ from .loss import linear_cross_entropy, linear_logprob, linear_reverse_kl
 from .norm_rope import rms_norm, rope, rope_table
 from .routing import route
 from .sampling import sample
-from .speculative import DraftTree, Verified, build_draft_tree, verify_tree
+from .speculative import build_draft_tree, verify_tree
 
 __all__ = [
-    "DraftTree",
     "PackedWeight",
-    "Verified",
     "attention",
     "attention_cached",
     "attention_varlen",

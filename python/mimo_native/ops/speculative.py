@@ -7,7 +7,7 @@ from .. import reference
 from ..backends import choose, native, register
 from ..reference.speculative import DraftTree, Verified
 
-__all__ = ["DraftTree", "Verified", "build_draft_tree", "verify_tree"]
+__all__ = ["build_draft_tree", "verify_tree"]
 
 register("build_draft_tree", "cpu", dtypes=(torch.int64,), options=("root_position",))
 register(
