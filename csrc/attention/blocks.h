@@ -7,9 +7,10 @@ namespace mn::MN_ISA {
 namespace {
 
 // What a slice writes, and what the same slice of a later job reads.
-template <class T>
-void look_ahead_rows(const Tile<T>& tile, const AttentionJob* later, const Slice& slice,
+template <class K>
+void look_ahead_rows(const Tile<K>& tile, const AttentionJob* later, const Slice& slice,
                      Ahead& ahead) {
+  using T = RowOf<K>;
   const AttentionProblem& p = *tile.p;
   const int64_t group = p.q_heads / p.kv_heads;
   RowCursor at(*tile.job, group, slice.row);
@@ -24,7 +25,7 @@ void look_ahead_rows(const Tile<T>& tile, const AttentionJob* later, const Slice
 }
 
 // The committed keys and values of the blocks [begin, end) of a job.
-template <class T>
+template <class K>
 void look_ahead_blocks(const AttentionProblem& p, const AttentionJob& job, int64_t begin,
                        int64_t end, Ahead& ahead) {
   const KvLayout& layout = p.layout;
@@ -39,10 +40,10 @@ void look_ahead_blocks(const AttentionProblem& p, const AttentionJob& job, int64
       stored = begin % kv.ring_blocks;
       if (count > kv.ring_blocks - stored) count = kv.ring_blocks - stored;
     }
-    const int64_t at = job.kv_head * kv.head_blocks + stored, size = sizeof(T);
-    ahead.add_range(static_cast<const T*>(kv.keys) + at * layout.key_block,
+    const int64_t at = job.kv_head * kv.head_blocks + stored, size = sizeof(K);
+    ahead.add_range(static_cast<const K*>(kv.keys) + at * layout.key_block,
                     count * layout.key_block * size);
-    ahead.add_range(static_cast<const T*>(kv.values) + at * layout.value_block,
+    ahead.add_range(static_cast<const K*>(kv.values) + at * layout.value_block,
                     count * layout.value_block * size);
     begin += count;
   }

@@ -13,6 +13,14 @@ struct Committed {
   bool ring;
 };
 
+// Activations are float32 for a float32 cache, else bf16.
+void check_format(const Check& check, const Tensor& keys, const char* argument, const Tensor& q) {
+  check.dtype(keys, argument, {DType::f32, DType::bf16, DType::i8, DType::e4m3});
+  if ((keys.dtype == DType::f32) != (q.dtype == DType::f32))
+    check.fail(argument, q.dtype == DType::f32 ? "a float32 cache, as q" : "no float32 cache, as q",
+               keys.describe(), "Make the cache for the model's dtype.");
+}
+
 Committed committed(const Check& check, const AttentionCall& call, const CacheTensors& cache,
                     const Tensor& q) {
   const AttentionProblem& p = call.problem;
@@ -22,12 +30,12 @@ Committed committed(const Check& check, const AttentionCall& call, const CacheTe
   const int64_t rows = static_cast<int64_t>(c.lengths.size());
   check.shape(keys, "layer_cache.keys", {rows, p.kv_heads, kAny, p.layout.key_block},
               "[B, Hkv, blocks, 64 * Dqk]");
-  check.same_dtype(keys, "layer_cache.keys", q, "q");
+  check_format(check, keys, "layer_cache.keys", q);
   check.contiguous(keys, "layer_cache.keys");
   c.blocks = keys.shape[2];
   check.shape(values, "layer_cache.values", {rows, p.kv_heads, c.blocks, p.layout.value_block},
               "[B, Hkv, blocks, 64 * Dv]");
-  check.same_dtype(values, "layer_cache.values", q, "q");
+  check.same_dtype(values, "layer_cache.values", keys, "layer_cache.keys");
   check.contiguous(values, "layer_cache.values");
   if (ring && (p.window == INT64_MAX || p.window - 1 > c.blocks * kBlockKeys))
     check.fail("window_keys",
@@ -51,13 +59,10 @@ void attach(const Committed& c, const AttentionProblem& p, int64_t b, AttentionS
 // The tail takes over the committed keys of its first group.
 void inherit(const Committed& c, const AttentionProblem& p, const KvSource& kv, KvPackTask& task) {
   if (task.first_position % kGroupKeys == 0) return;
-  const int64_t size = size_of(c.keys.dtype);
-  const int64_t block = task.first_position / kBlockKeys, group = kv.tail_group % kBlockGroups;
+  const int64_t size = size_of(c.keys.dtype), block = task.first_position / kBlockKeys;
   const int64_t stored = c.ring ? block % c.blocks : block;
-  task.committed_keys = static_cast<char*>(kv.keys) +
-                        (stored * p.layout.key_block + group * p.layout.key_group) * size;
-  task.committed_values = static_cast<char*>(kv.values) +
-                          (stored * p.layout.value_block + group * p.layout.value_group) * size;
+  task.committed_keys = static_cast<char*>(kv.keys) + stored * p.layout.key_block * size;
+  task.committed_values = static_cast<char*>(kv.values) + stored * p.layout.value_block * size;
   task.committed_head_blocks = c.blocks;
 }
 
@@ -103,7 +108,7 @@ void attention_cached(const Check& check, const AttentionTensors& t, const Cache
               cu_seqlens_q ? std::initializer_list<int64_t>{kAny, kAny, kAny}
                            : std::initializer_list<int64_t>{kAny, kAny, kAny, kAny},
               cu_seqlens_q ? "[N, Hq, Dqk] with cu_seqlens_q" : "[B, T, Hq, Dqk]");
-  AttentionCall call(check, t, options);
+  AttentionCall call(check, t, options, kv_format(cache.keys.dtype));
   if (call.problem.layout.dim_qk != cache.head_dim)
     check.fail("k_new", "the cache's head dim " + std::to_string(cache.head_dim), k_new.describe());
   if (call.problem.layout.dim_v != cache.v_head_dim)

@@ -96,12 +96,25 @@ std::vector<int64_t> read_edges(const Check& check, const Tensor& t, const char*
   return edges;
 }
 
+KvFormat kv_format(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return KvFormat::f32;
+    case DType::i8:
+      return KvFormat::int8;
+    case DType::e4m3:
+      return KvFormat::e4m3;
+    default:
+      return KvFormat::bf16;
+  }
+}
+
 AttentionCall::AttentionCall(const Check& check, const AttentionTensors& t,
-                             const AttentionOptions& options)
-    : bf16_(t.q.dtype == DType::bf16), tensors_(t) {
+                             const AttentionOptions& options, std::optional<KvFormat> format)
+    : format_(format.value_or(kv_format(t.q.dtype))), tensors_(t) {
   check_heads(check, t);
   AttentionProblem& p = problem;
-  p.layout = kv_layout(t.q.last(), t.v.last(), bf16_);
+  p.layout = kv_layout(t.q.last(), t.v.last(), format_);
   p.q_heads = t.q.shape[t.q.ndim - 2];
   p.kv_heads = t.k.shape[t.k.ndim - 2];
   p.q_token_stride = token_stride(t.q);
@@ -170,8 +183,8 @@ void AttentionCall::give_blocks(int64_t packs, int64_t blocks) {
 
 void AttentionCall::run() {
   AttentionProblem& p = problem;
-  const AttentionKernels& kernels = attention_kernels_for_isa();
-  const int64_t size = bf16_ ? 2 : 4;
+  const AttentionKernels& kernels = attention_kernels_for_isa()[format_];
+  const int64_t size = size_of(format_);
   const int64_t key_bytes = p.layout.key_block * size, value_bytes = p.layout.value_block * size;
   const int threads = omp_get_max_threads();
   p.sequences = sequences_.data();
@@ -182,8 +195,7 @@ void AttentionCall::run() {
   p.merge_count = static_cast<int64_t>(plan.merges.size());
   p.tile_rows = plan.tile_rows;
   p.pack_in_job = plan.one_tile;
-  p.scratch_bytes =
-      (bf16_ ? kernels.scratch_bytes_bf16 : kernels.scratch_bytes_f32)(p.layout, p.tile_rows);
+  p.scratch_bytes = kernels.scratch_bytes(p.layout, p.tile_rows);
 
   ScratchPlan parts;
   const int64_t keys_at = parts.add(buffer_blocks_ * key_bytes);
@@ -218,7 +230,7 @@ void AttentionCall::run() {
   pack.tasks = tasks_.data();
   pack.task_count = static_cast<int64_t>(tasks_.size());
   p.pack = &pack;
-  (bf16_ ? kernels.attend_bf16 : kernels.attend_f32)(p);
+  kernels.attend(p);
 }
 
 }  // namespace mn

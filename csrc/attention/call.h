@@ -31,13 +31,17 @@ std::vector<int64_t> read_integers(const Check& check, const Tensor& t, const ch
 std::vector<int64_t> read_edges(const Check& check, const Tensor& t, const char* argument,
                                 int64_t total);
 
+// What a cache's storage of this dtype holds: f32, bf16, i8 or e4m3.
+KvFormat kv_format(DType dtype);
+
 // One call: q [.., Hq, Dqk], k [.., Hkv, Dqk], v [.., Hkv, Dv] with one leading dimension (packed
-// tokens) or two (rows and tokens). The constructor checks everything but the leading dimensions of
-// k and v. Owns what its problem points to.
+// tokens) or two (rows and tokens). Keys and values are packed as `format`, by default as they are.
+// The constructor checks everything but the leading dimensions of k and v. Owns what its problem
+// points to.
 class AttentionCall {
  public:
   AttentionCall(const Check& check, const AttentionTensors& tensors,
-                const AttentionOptions& options);
+                const AttentionOptions& options, std::optional<KvFormat> format = std::nullopt);
 
   // The queries [token, token + tokens) of a row (0 for packed calls), standing at first_position
   // and after, over the positions [0, keys). The reference is valid until the next one.
@@ -56,7 +60,7 @@ class AttentionCall {
   AttentionProblem problem{};
 
  private:
-  bool bf16_;
+  KvFormat format_;
   AttentionTensors tensors_;
   std::vector<float> sink_;
   std::vector<AttentionSequence> sequences_;

@@ -1,6 +1,7 @@
 #include "attention/commit.h"
 
 #include <algorithm>
+#include <array>
 
 #include "attention/call.h"
 #include "attention/problem.h"
@@ -60,22 +61,24 @@ void check_paths(const Check& check, const Accepted& accepted,
   }
 }
 
-void check_layer(const Check& check, const CommitLayer& layer, DType dtype, int64_t rows,
-                 int64_t tokens) {
+void check_layer(const Check& check, const CommitLayer& layer, int64_t rows, int64_t tokens) {
   const auto& [keys, values, dim_qk, dim_v, held_from, k, v] = layer;
   check.shape(k, "k_new", {tokens, kAny, dim_qk}, "[N, Hkv, Dqk]");
-  check.dtype(k, "k_new", {DType::f32, DType::bf16});
+  check.dtype(keys, "keys", {DType::f32, DType::bf16, DType::i8, DType::e4m3});
   const int64_t heads = k.shape[1];
   check.shape(v, "v_new", {tokens, heads, dim_v}, "[N, Hkv, Dv]");
-  const KvLayout layout = kv_layout(k.shape[2], v.shape[2], k.dtype == DType::bf16);
+  const KvLayout layout = kv_layout(k.shape[2], v.shape[2], kv_format(keys.dtype));
   check.shape(keys, "keys", {rows, heads, kAny, layout.key_block}, "[B, Hkv, blocks, 64 * Dqk]");
   check.shape(values, "values", {rows, heads, keys.shape[2], layout.value_block},
               "[B, Hkv, blocks, 64 * Dv]");
+  // What the 8-bit formats are computed in.
+  const DType computed = keys.dtype == DType::f32 ? DType::f32 : DType::bf16;
   const char* names[] = {"keys", "values", "k_new", "v_new"};
   const Tensor* all[] = {&keys, &values, &k, &v};
   for (int i = 0; i < 4; ++i) {
-    if (all[i]->dtype != dtype)
-      check.fail(names[i], std::string("the cache's dtype, ") + name(dtype), all[i]->describe(),
+    const DType wanted = i < 2 ? keys.dtype : computed;
+    if (all[i]->dtype != wanted)
+      check.fail(names[i], std::string("the cache's dtype, ") + name(wanted), all[i]->describe(),
                  "Convert it with .to(dtype).");
     check.on_cpu(*all[i], names[i]);
     check.last_dim_contiguous(*all[i], names[i]);
@@ -118,7 +121,7 @@ std::vector<KvPackTask> layer_tasks(const CommitLayer& layer, const Accepted& ac
 KvPackProblem layer_problem(const CommitLayer& layer, const std::vector<KvPackTask>& tasks) {
   const auto& [keys, values, dim_qk, dim_v, held_from, k, v] = layer;
   KvPackProblem p{};
-  p.layout = kv_layout(k.shape[2], v.shape[2], k.dtype == DType::bf16);
+  p.layout = kv_layout(k.shape[2], v.shape[2], kv_format(keys.dtype));
   p.kv_heads = k.shape[1];
   p.k_token_stride = k.stride[0];
   p.k_head_stride = k.stride[1];
@@ -145,10 +148,9 @@ void commit(const Check& check, const std::vector<CommitLayer>& layers, const Co
   const std::vector<int64_t> edges = read_edges(check, cu_seqlens, "cu_seqlens", tokens);
   const Accepted accepted = accept(check, edges, rows);
   if (rows) check_paths(check, accepted, edges, ancestors);
-  const DType dtype = layers.front().keys.dtype;
   int64_t room = max_tokens.value_or(INT64_MAX);
   for (const CommitLayer& layer : layers) {
-    check_layer(check, layer, dtype, batch, tokens);
+    check_layer(check, layer, batch, tokens);
     if (!layer.held_from) room = std::min(room, layer.keys.shape[2] * kBlockKeys);
   }
   int64_t* length = lengths.as<int64_t>();
@@ -162,14 +164,16 @@ void commit(const Check& check, const std::vector<CommitLayer>& layers, const Co
   }
 
   std::vector<std::vector<KvPackTask>> tasks;
-  std::vector<KvPackProblem> problems;
+  std::array<std::vector<KvPackProblem>, kKvFormats> problems;
   for (const CommitLayer& layer : layers) {
     tasks.push_back(layer_tasks(layer, accepted, length));
-    problems.push_back(layer_problem(layer, tasks.back()));
+    problems[static_cast<size_t>(kv_format(layer.keys.dtype))].push_back(
+        layer_problem(layer, tasks.back()));
   }
-  const AttentionKernels& kernels = attention_kernels_for_isa();
-  (dtype == DType::bf16 ? kernels.pack_bf16 : kernels.pack_f32)(
-      problems.data(), static_cast<int64_t>(problems.size()));
+  for (size_t format = 0; format < problems.size(); ++format)
+    if (!problems[format].empty())
+      attention_kernels_for_isa().formats[format].pack(
+          problems[format].data(), static_cast<int64_t>(problems[format].size()));
   for (int64_t b = 0; b < batch; ++b) {
     const size_t row = static_cast<size_t>(b);
     length[b] += accepted.edges[row + 1] - accepted.edges[row];

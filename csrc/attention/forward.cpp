@@ -11,24 +11,23 @@ namespace {
 constexpr int64_t kGrain = 1 << 18;  // multiply-adds below which one thread is faster
 
 // Takes a slice over the blocks [begin, end).
-template <class T>
-void run_pass(Tile<T>& tile, Slice& slice, int64_t begin, int64_t end, Ahead& ahead) {
+template <class K>
+void run_pass(Tile<K>& tile, Slice& slice, int64_t begin, int64_t end, Ahead& ahead) {
   const AttentionProblem& p = *tile.p;
   int64_t first = slice.lo / kGroupKeys, last = (slice.hi + kGroupKeys - 1) / kGroupKeys;
   if (first < begin * kBlockGroups) first = begin * kBlockGroups;
   if (last > end * kBlockGroups) last = end * kBlockGroups;
   if (first >= last) return;
-  const T* keys[kPassGroups];
-  const T* values[kPassGroups];
-  locate(tile, slice, first, last, keys, values);
+  Groups<K> groups;
+  locate(tile, slice, first, last, groups);
   with_rows(slice.rows, [&]<int R>() {
-    score_rows<T, R>(static_cast<const T*>(slice.q), slice.q_stride, keys, last - first,
-                     p.layout.padded_qk, tile.scores, kScoreStride, ahead);
+    score_rows<K, R>(static_cast<const RowOf<K>*>(slice.q), slice.q_stride, groups.keys,
+                     last - first, p.layout.padded_qk, tile.scores, kScoreStride, ahead);
   });
 
   ValueBlock blocks[kPassBlocks];
-  ValuePass<T> pass{};
-  pass.values = values;
+  ValuePass<K> pass{};
+  pass.values = groups.values;
   pass.blocks = blocks;
   pass.groups = static_cast<int>(last - first);
   pass.lead = slice.lo > first * kGroupKeys ? (slice.lo - first * kGroupKeys) & ~1 : 0;
@@ -45,18 +44,20 @@ void run_pass(Tile<T>& tile, Slice& slice, int64_t begin, int64_t end, Ahead& ah
     const int64_t position = g * kGroupKeys;
     const bool masked =
         position < slice.full_lo || position + block.groups * kGroupKeys > slice.full_hi;
-    softmax_block(slice.rows, tile.scores, kScoreStride, p.scale * kLog2E, position, masked,
-                  tile.ranges + slice.row, slice.run, block, tile.weights, kWeightStride);
+    softmax_block<Stored<K>::kScaled>(slice.rows, tile.scores, kScoreStride, p.scale * kLog2E,
+                                      position, masked, tile.ranges + slice.row, slice.run, block,
+                                      tile.weights, kWeightStride,
+                                      {groups.key_scales, groups.value_scales});
     g = next;
   }
   float* o = tile.o + slice.row * p.layout.padded_v;
   with_rows(slice.rows, [&]<int R>() {
-    value_rows<T, R>(tile.weights, kWeightStride, pass, p.layout, o, ahead);
+    value_rows<K, R>(tile.weights, kWeightStride, pass, p.layout, o, ahead);
   });
 }
 
-template <class T>
-void end_segment(Tile<T>& tile) {
+template <class K>
+void end_segment(Tile<K>& tile) {
   const int64_t dims = tile.p->layout.padded_v;
   for (int n = 0; n < tile.slice_count; ++n) {
     Slice& slice = tile.slices[n];
@@ -100,8 +101,8 @@ void write_rows(const AttentionProblem& p, const AttentionJob& job, int row, int
   }
 }
 
-template <class T>
-void write_tile(Tile<T>& tile) {
+template <class K>
+void write_tile(Tile<K>& tile) {
   const int64_t dims = tile.p->layout.padded_v;
   for (int n = 0; n < tile.slice_count; ++n) {
     Slice& slice = tile.slices[n];
@@ -117,15 +118,15 @@ void write_tile(Tile<T>& tile) {
       total = slice.total;
       o = total_o;
     }
-    write_rows<T>(*tile.p, *tile.job, slice.row, slice.rows, total, o, dims);
+    write_rows<RowOf<K>>(*tile.p, *tile.job, slice.row, slice.rows, total, o, dims);
   }
 }
 
 // A partial row: its weighted values, m and l.
 int64_t partial_stride(const KvLayout& layout) { return layout.padded_v + 16; }
 
-template <class T>
-void write_partial(Tile<T>& tile) {
+template <class K>
+void write_partial(Tile<K>& tile) {
   const int64_t dims = tile.p->layout.padded_v, stride = partial_stride(tile.p->layout);
   for (int n = 0; n < tile.slice_count; ++n) {
     Slice& slice = tile.slices[n];
@@ -145,17 +146,17 @@ void write_partial(Tile<T>& tile) {
 }
 
 // `later`: a job that this thread may do next, or null.
-template <class T>
+template <class K>
 void run_job(const AttentionProblem& p, const AttentionJob& job, const AttentionJob* later) {
-  Tile<T> tile;
+  Tile<K> tile;
   carve(tile, p.layout, p.tile_rows, p.scratch + omp_get_thread_num() * p.scratch_bytes);
   const AttentionSequence& s = p.sequences[job.sequence];
   tile.p = &p;
   tile.sequence = &s;
   tile.job = &job;
   const int64_t first_block = job.kv_head * s.kv.head_blocks;
-  tile.keys = static_cast<const T*>(s.kv.keys) + first_block * p.layout.key_block;
-  tile.values = static_cast<const T*>(s.kv.values) + first_block * p.layout.value_block;
+  tile.keys = static_cast<const K*>(s.kv.keys) + first_block * p.layout.key_block;
+  tile.values = static_cast<const K*>(s.kv.values) + first_block * p.layout.value_block;
   load_rows(tile);
 
   const BlockRange range(p, job);
@@ -164,13 +165,13 @@ void run_job(const AttentionProblem& p, const AttentionJob& job, const Attention
     const int64_t pass_end = range.pass_end(block);
     int64_t steps = 0;
     for (int n = 0; n < tile.slice_count; ++n)
-      steps += steps_of<T>(tile.slices[n].rows, (pass_end - block) * kBlockGroups, p.layout);
+      steps += steps_of<K>(tile.slices[n].rows, (pass_end - block) * kBlockGroups, p.layout);
     ahead.clear_ranges(steps);
     if (pass_end < range.end) {
-      look_ahead_blocks<T>(p, job, pass_end, range.pass_end(pass_end), ahead);
+      look_ahead_blocks<K>(p, job, pass_end, range.pass_end(pass_end), ahead);
     } else if (later && later->kv_head != job.kv_head) {
       const BlockRange next(p, *later);
-      look_ahead_blocks<T>(p, *later, next.begin, next.pass_end(next.begin), ahead);
+      look_ahead_blocks<K>(p, *later, next.begin, next.pass_end(next.begin), ahead);
     }
     for (int n = 0; n < tile.slice_count; ++n) {
       if (block == range.begin) {
@@ -214,27 +215,18 @@ void merge_job(const AttentionProblem& p, const AttentionJob& job) {
   }
 }
 
-void pack_task_block(const KvPackProblem& p, const KvPackTask& t, int64_t head, int64_t block,
-                     float) {
-  pack_block_f32(p, t, head, block);
-}
-void pack_task_block(const KvPackProblem& p, const KvPackTask& t, int64_t head, int64_t block,
-                     bf16) {
-  pack_block_bf16(p, t, head, block);
-}
-
-template <class T>
+template <class K>
 void pack_tail(const AttentionProblem& p, const AttentionJob& job) {
   const AttentionSequence& s = p.sequences[job.sequence];
   for (int64_t t = s.first_task; t < s.first_task + s.task_count; ++t) {
     const KvPackTask& task = p.pack->tasks[t];
     const int64_t end = task.first_position + task.tokens;
     for (int64_t b = task.first_position / kBlockKeys; b * kBlockKeys < end; ++b)
-      pack_task_block(*p.pack, task, job.kv_head, b, T{});
+      pack_block(*p.pack, task, job.kv_head, b, K{});
   }
 }
 
-template <class T>
+template <class K>
 void attend(const AttentionProblem& p) {
   int64_t work = 0;
   for (int64_t n = 0; n < p.job_count; ++n) {
@@ -244,25 +236,30 @@ void attend(const AttentionProblem& p) {
     work += job.tokens * keys;
   }
   work *= p.q_heads / p.kv_heads * (p.layout.padded_qk + p.layout.padded_v);
-  if (p.pack && !p.pack_in_job) (sizeof(T) == 4 ? pack_f32 : pack_bf16)(p.pack, 1);
+  if (p.pack && !p.pack_in_job) pack(p.pack, 1, K{});
   const int64_t threads = omp_get_max_threads();
   parallel_for(p.job_count, work, kGrain, [&](int64_t n) {
-    if (p.pack && p.pack_in_job) pack_tail<T>(p, p.jobs[n]);
-    run_job<T>(p, p.jobs[n], n + threads < p.job_count ? p.jobs + n + threads : nullptr);
+    if (p.pack && p.pack_in_job) pack_tail<K>(p, p.jobs[n]);
+    run_job<K>(p, p.jobs[n], n + threads < p.job_count ? p.jobs + n + threads : nullptr);
   });
-  parallel_for(p.merge_count, work, kGrain, [&](int64_t n) { merge_job<T>(p, p.merges[n]); });
+  parallel_for(p.merge_count, work, kGrain,
+               [&](int64_t n) { merge_job<RowOf<K>>(p, p.merges[n]); });
 }
 
-template <class T>
+template <class K>
 int64_t scratch_bytes(const KvLayout& layout, int64_t rows) {
-  Tile<T> tile;
+  Tile<K> tile;
   return carve(tile, layout, rows, nullptr);
+}
+
+template <class K>
+constexpr AttentionKernels kernels_of() {
+  return {attend<K>, [](const KvPackProblem* p, int64_t n) { pack(p, n, K{}); }, scratch_bytes<K>};
 }
 
 }  // namespace
 
-extern const AttentionKernels attention_kernels = {
-    attend<float>, attend<bf16>, pack_f32, pack_bf16, scratch_bytes<float>, scratch_bytes<bf16>,
-};
+extern const AttentionTable attention_kernels = {
+    {kernels_of<float>(), kernels_of<bf16>(), kernels_of<int8_code>(), kernels_of<e4m3_code>()}};
 
 }  // namespace mn::MN_ISA

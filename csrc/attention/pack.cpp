@@ -1,6 +1,8 @@
 // Keys and values into packed blocks: for a prefill's scratch, a step's tail, and the caches.
 #include "attention/pack.h"
 
+#include "attention/quantise.h"
+#include "attention/tile.h"
 #include "runtime/parallel.h"
 #include "simd/transpose.h"
 
@@ -67,45 +69,88 @@ void pack_values(const GroupRows<bf16>& rows, const KvLayout& layout, bf16* dst)
   }
 }
 
-template <class T>
-void zero_group(const KvLayout& layout, T* keys, T* values) {
-  std::memset(keys, 0, static_cast<size_t>(layout.key_group) * sizeof(T));
-  if (sizeof(T) == 4) {
-    std::memset(values, 0, static_cast<size_t>(layout.value_group) * sizeof(T));
-  } else {
-    for (int64_t i = 0; i < layout.padded_v / 16; ++i)
-      std::memset(values + i * layout.value_panel, 0,
-                  static_cast<size_t>(layout.value_group) * sizeof(T));
+// dst [Dqk/2][2][16 keys].
+template <class Code>
+void pack_key_codes(const GroupRows<bf16>& rows, const KvLayout& layout, Code* dst, float* scales) {
+  for (int lane = rows.first; lane < rows.end; ++lane) {
+    const RowScale scale = row_scale<Code>(rows.row[lane], layout.dim_qk);
+    scales[lane] = scale.stored;
+    for (int64_t d = 0; d < layout.padded_qk; d += 16) {
+      Code codes[16];
+      const int64_t given = layout.dim_qk - d, kept = layout.padded_qk - d;
+      quantise16(rows.row[lane] + d, static_cast<int>(given < 16 ? given : 16), scale, codes);
+      for (int64_t i = 0; i < 16 && i < kept; ++i) dst[(d + i) * 16 + lane] = codes[i];
+    }
   }
 }
 
-template <class T>
-void copy_group(const KvLayout& layout, const T* keys, const T* values, T* to_keys, T* to_values) {
-  std::memcpy(to_keys, keys, static_cast<size_t>(layout.key_group) * sizeof(T));
-  if (sizeof(T) == 4) {
-    std::memcpy(to_values, values, static_cast<size_t>(layout.value_group) * sizeof(T));
-  } else {
-    for (int64_t i = 0; i < layout.padded_v / 16; ++i)
-      std::memcpy(to_values + i * layout.value_panel, values + i * layout.value_panel,
-                  static_cast<size_t>(layout.value_group) * sizeof(T));
+// dst [Dv/16 panels, 32 pairs apart][8 pairs][2 keys][16 dims].
+template <class Code>
+void pack_value_codes(const GroupRows<bf16>& rows, const KvLayout& layout, Code* dst,
+                      float* scales) {
+  for (int key = rows.first; key < rows.end; ++key) {
+    const RowScale scale = row_scale<Code>(rows.row[key], layout.dim_v);
+    scales[key] = scale.stored;
+    for (int64_t d = 0; d < layout.padded_v; d += 16) {
+      const int64_t given = layout.dim_v - d;
+      quantise16(rows.row[key] + d, static_cast<int>(given < 16 ? given : 16), scale,
+                 dst + d / 16 * layout.value_panel + key * 16);
+    }
   }
 }
 
-template <class T>
-void pack_block(const KvPackProblem& p, const KvPackTask& task, int64_t head, int64_t block) {
+// A group: parts of its block.
+template <class K>
+struct Group {
+  K *keys, *values;
+  float *key_scales = nullptr, *value_scales = nullptr;  // of storage types that have them
+
+  Group(const KvLayout& layout, K* block_keys, K* block_values, int64_t g)
+      : keys(block_keys + g * layout.key_group), values(block_values + g * layout.value_group) {
+    if (!Stored<K>::kScaled) return;
+    key_scales = reinterpret_cast<float*>(block_keys + layout.key_scales) + g * kGroupKeys;
+    value_scales = reinterpret_cast<float*>(block_values + layout.value_scales) + g * kGroupKeys;
+  }
+};
+
+// Calls f(to, from, bytes) for the pieces of a group, each of which lies together.
+template <class K, class F>
+void for_pieces(const KvLayout& layout, const Group<K>& to, const Group<K>& from, const F& f) {
+  f(to.keys, from.keys, static_cast<size_t>(layout.key_group) * sizeof(K));
+  const int64_t panels = sizeof(K) == 4 ? 1 : layout.padded_v / 16;
+  for (int64_t i = 0; i < panels; ++i)
+    f(to.values + i * layout.value_panel, from.values + i * layout.value_panel,
+      static_cast<size_t>(layout.value_group) * sizeof(K));
+  if (!Stored<K>::kScaled) return;
+  f(to.key_scales, from.key_scales, kGroupKeys * sizeof(float));
+  f(to.value_scales, from.value_scales, kGroupKeys * sizeof(float));
+}
+
+template <class K>
+void zero_group(const KvLayout& layout, const Group<K>& to) {
+  for_pieces(layout, to, to, [](void* p, void*, size_t bytes) { std::memset(p, 0, bytes); });
+}
+
+template <class K>
+void copy_group(const KvLayout& layout, const Group<K>& from, const Group<K>& to) {
+  for_pieces(layout, to, from, [](void* p, void* old, size_t n) { std::memcpy(p, old, n); });
+}
+
+template <class K>
+void pack_one_block(const KvPackProblem& p, const KvPackTask& task, int64_t head, int64_t block) {
+  using T = RowOf<K>;
   const KvLayout& layout = p.layout;
   const T* k = static_cast<const T*>(task.k) + head * p.k_head_stride;
   const T* v = static_cast<const T*>(task.v) + head * p.v_head_stride;
   const int64_t stored = task.ring_blocks ? block % task.ring_blocks : block - task.first_block;
-  T* keys = static_cast<T*>(task.keys) + (head * task.head_blocks + stored) * layout.key_block;
-  T* values =
-      static_cast<T*>(task.values) + (head * task.head_blocks + stored) * layout.value_block;
+  K* keys = static_cast<K*>(task.keys) + (head * task.head_blocks + stored) * layout.key_block;
+  K* values =
+      static_cast<K*>(task.values) + (head * task.head_blocks + stored) * layout.value_block;
   const int64_t begin = task.first_position, end = begin + task.tokens;
   for (int64_t g = 0; g < kBlockGroups; ++g) {
     const int64_t position = block * kBlockKeys + g * kGroupKeys;
     if (position + kGroupKeys <= begin || position >= end) continue;
-    T* group_keys = keys + g * layout.key_group;
-    T* group_values = values + g * layout.value_group;
+    const Group<K> group(layout, keys, values, g);
     GroupRows<T> rows;
     rows.first = position < begin ? static_cast<int>(begin - position) : 0;
     rows.end = position + kGroupKeys > end ? static_cast<int>(end - position) : 16;
@@ -116,25 +161,31 @@ void pack_block(const KvPackProblem& p, const KvPackTask& task, int64_t head, in
     // Lanes that nobody has written must hold finite numbers: they meet weights of zero. A wrapped
     // ring's are older keys, which rows may still see.
     const bool wrapped = task.ring_blocks && block >= task.ring_blocks;
-    if (rows.first == 0 && rows.end < 16 && !wrapped) zero_group(layout, group_keys, group_values);
-    if (rows.first > 0 && task.committed_keys)
-      copy_group(layout,
-                 static_cast<const T*>(task.committed_keys) +
-                     head * task.committed_head_blocks * layout.key_block,
-                 static_cast<const T*>(task.committed_values) +
-                     head * task.committed_head_blocks * layout.value_block,
-                 group_keys, group_values);
-    pack_keys(rows, layout, group_keys);
+    if (rows.first == 0 && rows.end < 16 && !wrapped) zero_group(layout, group);
+    if (rows.first > 0 && task.committed_keys) {
+      const int64_t first_block = head * task.committed_head_blocks;
+      K* const old_keys = static_cast<K*>(task.committed_keys) + first_block * layout.key_block;
+      K* const old_values =
+          static_cast<K*>(task.committed_values) + first_block * layout.value_block;
+      copy_group(layout, Group<K>(layout, old_keys, old_values, g), group);
+    }
+    if constexpr (Stored<K>::kScaled)
+      pack_key_codes(rows, layout, group.keys, group.key_scales);
+    else
+      pack_keys(rows, layout, group.keys);
     for (int lane = rows.first; lane < rows.end; ++lane) {
       const int64_t i = position + lane - begin, row = task.index ? task.index[i] : i;
       rows.row[lane] = v + row * p.v_token_stride;
     }
-    pack_values(rows, layout, group_values);
+    if constexpr (Stored<K>::kScaled)
+      pack_value_codes(rows, layout, group.values, group.value_scales);
+    else
+      pack_values(rows, layout, group.values);
   }
 }
 
-template <class T>
-void pack(const KvPackProblem* problems, int64_t count) {
+template <class K>
+void pack_all(const KvPackProblem* problems, int64_t count) {
   // A block of a task of a problem is a job; shorter tasks and problems leave theirs empty.
   int64_t per_problem = 0, work = 0;
   for (int64_t n = 0; n < count; ++n) {
@@ -152,19 +203,30 @@ void pack(const KvPackProblem* problems, int64_t count) {
     const KvPackTask& task = p.tasks[t];
     const int64_t absolute = task.first_position / kBlockKeys + block;
     if (absolute * kBlockKeys < task.first_position + task.tokens)
-      pack_block<T>(p, task, head, absolute);
+      pack_one_block<K>(p, task, head, absolute);
   });
 }
 
 }  // namespace
 
-void pack_block_f32(const KvPackProblem& p, const KvPackTask& task, int64_t head, int64_t block) {
-  pack_block<float>(p, task, head, block);
+void pack_block(const KvPackProblem& p, const KvPackTask& task, int64_t head, int64_t block,
+                float) {
+  pack_one_block<float>(p, task, head, block);
 }
-void pack_block_bf16(const KvPackProblem& p, const KvPackTask& task, int64_t head, int64_t block) {
-  pack_block<bf16>(p, task, head, block);
+void pack_block(const KvPackProblem& p, const KvPackTask& task, int64_t head, int64_t block, bf16) {
+  pack_one_block<bf16>(p, task, head, block);
 }
-void pack_f32(const KvPackProblem* p, int64_t count) { pack<float>(p, count); }
-void pack_bf16(const KvPackProblem* p, int64_t count) { pack<bf16>(p, count); }
+void pack_block(const KvPackProblem& p, const KvPackTask& task, int64_t head, int64_t block,
+                int8_code) {
+  pack_one_block<int8_code>(p, task, head, block);
+}
+void pack_block(const KvPackProblem& p, const KvPackTask& task, int64_t head, int64_t block,
+                e4m3_code) {
+  pack_one_block<e4m3_code>(p, task, head, block);
+}
+void pack(const KvPackProblem* p, int64_t count, float) { pack_all<float>(p, count); }
+void pack(const KvPackProblem* p, int64_t count, bf16) { pack_all<bf16>(p, count); }
+void pack(const KvPackProblem* p, int64_t count, int8_code) { pack_all<int8_code>(p, count); }
+void pack(const KvPackProblem* p, int64_t count, e4m3_code) { pack_all<e4m3_code>(p, count); }
 
 }  // namespace mn::MN_ISA

@@ -62,10 +62,10 @@ struct KvPackTask {
   int64_t head_blocks;
   int64_t ring_blocks;  // 0: linear
   int64_t first_block;  // the absolute block that is stored first
-  // The first group's committed keys are copied from here (the group itself, kv head 0); null: they
-  // are in place already or there are none.
-  const void* committed_keys;
-  const void* committed_values;
+  // The first group's committed keys are copied from here (its block, kv head 0); null: they are in
+  // place already or there are none.
+  void* committed_keys;
+  void* committed_values;
   int64_t committed_head_blocks;
 };
 
@@ -109,17 +109,23 @@ struct AttentionProblem {
   int64_t scratch_bytes;
 };
 
+// Of one storage format.
 struct AttentionKernels {
-  void (*attend_f32)(const AttentionProblem&);
-  void (*attend_bf16)(const AttentionProblem&);
+  void (*attend)(const AttentionProblem&);
   // Of several layers at once; their tasks write different groups or different lanes.
-  void (*pack_f32)(const KvPackProblem*, int64_t count);
-  void (*pack_bf16)(const KvPackProblem*, int64_t count);
+  void (*pack)(const KvPackProblem*, int64_t count);
   // What a thread needs of AttentionProblem::scratch.
-  int64_t (*scratch_bytes_f32)(const KvLayout&, int64_t tile_rows);
-  int64_t (*scratch_bytes_bf16)(const KvLayout&, int64_t tile_rows);
+  int64_t (*scratch_bytes)(const KvLayout&, int64_t tile_rows);
 };
 
-MN_DECLARE_KERNELS(AttentionKernels, attention_kernels)
+struct AttentionTable {
+  AttentionKernels formats[kKvFormats];
+
+  const AttentionKernels& operator[](KvFormat format) const {
+    return formats[static_cast<int>(format)];
+  }
+};
+
+MN_DECLARE_KERNELS(AttentionTable, attention_kernels)
 
 }  // namespace mn

@@ -28,21 +28,21 @@ struct Slice {
   Total total;
 };
 
-template <class T>
+template <class K>
 struct Tile {
   const AttentionProblem* p;
   const AttentionSequence* sequence;
   const AttentionJob* job;
-  const T* keys;  // kv head's first block
-  const T* values;
+  const K* keys;  // kv head's first block
+  const K* values;
   int slice_count;
   Slice* slices;
   RowRange* ranges;  // [rows] from here on
-  T* q;              // copies of queries that are not evenly spaced or need padding
+  RowOf<K>* q;       // copies of queries that are not evenly spaced or need padding
   float* o;
   float* total_o;
   float* scores;  // [kTileRows] of one slice's pass
-  T* weights;
+  RowOf<K>* weights;
 };
 
 // Hands out consecutive 64-byte aligned pieces; with a null base it only counts.
@@ -57,16 +57,16 @@ struct Carver {
   }
 };
 
-template <class T>
-int64_t carve(Tile<T>& tile, const KvLayout& layout, int64_t rows, char* base) {
+template <class K>
+int64_t carve(Tile<K>& tile, const KvLayout& layout, int64_t rows, char* base) {
   Carver c{base};
   tile.slices = c.take<Slice>(rows);
   tile.ranges = c.take<RowRange>(rows);
-  tile.q = c.take<T>(rows * layout.padded_qk);
+  tile.q = c.take<RowOf<K>>(rows * layout.padded_qk);
   tile.o = c.take<float>(rows * layout.padded_v);
   tile.total_o = c.take<float>(rows * layout.padded_v);
   tile.scores = c.take<float>(kTileRows * kScoreStride);
-  tile.weights = c.take<T>(kTileRows * kWeightStride);
+  tile.weights = c.take<RowOf<K>>(kTileRows * kWeightStride);
   return c.used;
 }
 
@@ -128,8 +128,9 @@ void open(Slice& slice, int row, int32_t tail) {
 }
 
 // Points the slice at its queries where they are, or at copies in the tile.
-template <class T>
-void place_queries(Tile<T>& tile, Slice& slice, const T* const* rows) {
+template <class K>
+void place_queries(Tile<K>& tile, Slice& slice, const RowOf<K>* const* rows) {
+  using T = RowOf<K>;
   const KvLayout& layout = tile.p->layout;
   const int64_t stride = slice.rows > 1 ? rows[1] - rows[0] : layout.padded_qk;
   bool even = layout.padded_qk == layout.dim_qk;
@@ -147,8 +148,9 @@ void place_queries(Tile<T>& tile, Slice& slice, const T* const* rows) {
 }
 
 // Cuts the job's rows into slices; tail_of keeps nodes of different tails apart.
-template <class T>
-void load_rows(Tile<T>& tile) {
+template <class K>
+void load_rows(Tile<K>& tile) {
+  using T = RowOf<K>;
   const AttentionProblem& p = *tile.p;
   const AttentionSequence& s = *tile.sequence;
   const AttentionJob& job = *tile.job;
@@ -174,26 +176,43 @@ void load_rows(Tile<T>& tile) {
   if (slice) place_queries(tile, *slice, queries);
 }
 
-// Where the groups [first, end) of a slice lie.
-template <class T>
-void locate(const Tile<T>& tile, const Slice& slice, int64_t first, int64_t end, const T** keys,
-            const T** values) {
+// Where the groups of a pass lie.
+template <class K>
+struct Groups {
+  const K* keys[kPassGroups];
+  const K* values[kPassGroups];
+  const float* key_scales[kPassGroups];  // of storage types that have them
+  const float* value_scales[kPassGroups];
+};
+
+// The groups [first, end) of a slice.
+template <class K>
+void locate(const Tile<K>& tile, const Slice& slice, int64_t first, int64_t end,
+            Groups<K>& groups) {
   const KvLayout& layout = tile.p->layout;
   const KvSource& kv = tile.sequence->kv;
   for (int64_t g = first; g < end; ++g) {
     int64_t block = g / kBlockGroups;
-    const T *block_keys = tile.keys, *block_values = tile.values;
+    const K *keys = tile.keys, *values = tile.values;
     if (g >= kv.tail_group) {
       block += (slice.tail * tile.p->kv_heads + tile.job->kv_head) * kv.tail_blocks -
                kv.tail_group / kBlockGroups;
-      block_keys = static_cast<const T*>(kv.tail_keys);
-      block_values = static_cast<const T*>(kv.tail_values);
+      keys = static_cast<const K*>(kv.tail_keys);
+      values = static_cast<const K*>(kv.tail_values);
     } else if (kv.ring_blocks) {
       block %= kv.ring_blocks;
     }
-    keys[g - first] = block_keys + block * layout.key_block + g % kBlockGroups * layout.key_group;
-    values[g - first] =
-        block_values + block * layout.value_block + g % kBlockGroups * layout.value_group;
+    keys += block * layout.key_block;
+    values += block * layout.value_block;
+    const int64_t n = g - first, within = g % kBlockGroups;
+    groups.keys[n] = keys + within * layout.key_group;
+    groups.values[n] = values + within * layout.value_group;
+    if constexpr (Stored<K>::kScaled) {
+      groups.key_scales[n] =
+          reinterpret_cast<const float*>(keys + layout.key_scales) + within * kGroupKeys;
+      groups.value_scales[n] =
+          reinterpret_cast<const float*>(values + layout.value_scales) + within * kGroupKeys;
+    }
   }
 }
 

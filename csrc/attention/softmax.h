@@ -65,15 +65,27 @@ MN_INLINE void mask_scores(int rows, float* scores, int64_t score_stride, int gr
   }
 }
 
+// Of every group of a block, the scales of its 16 keys and of its values; null: none.
+struct GroupScales {
+  const float* const* keys;
+  const float* const* values;
+};
+
 // Turns the scores of `block`, whose first key stands at `position`, into weights, and brings the
 // run up to date. `masked`: some row does not see all of these keys.
-template <class T>
+template <bool kScaled, class T>
 void softmax_block(int rows, float* scores, int64_t score_stride, float scale, int64_t position,
                    bool masked, const RowRange* ranges, Run& run, ValueBlock& block, T* weights,
-                   int64_t weight_stride) {
+                   int64_t weight_stride, const GroupScales& group_scales) {
   const int groups = block.groups;
   scores += block.first * kGroupKeys;
   weights += block.first * kGroupKeys;
+  if constexpr (kScaled)
+    for (int r = 0; r < rows; ++r)
+      for (int g = 0; g < groups; ++g) {
+        float* s = scores + r * score_stride + 16 * g;
+        (f32x16::load(s) * f32x16::load(group_scales.keys[block.first + g])).store(s);
+      }
   if (masked) mask_scores(rows, scores, score_stride, groups, position, ranges);
 
   const f32x16 scales = f32x16::set1(scale);
@@ -99,7 +111,10 @@ void softmax_block(int rows, float* scores, int64_t score_stride, float scale, i
     for (int g = 0; g < groups; ++g) {
       const f32x16 p = exp2_weight(fma(f32x16::load(s + 16 * g), scales, shift));
       sum = sum + p;
-      p.store(w + 16 * g);
+      if constexpr (kScaled)
+        (p * f32x16::load(group_scales.values[block.first + g])).store(w + 16 * g);
+      else
+        p.store(w + 16 * g);
     }
     sum.store(run.l[r]);
   }
@@ -138,8 +153,7 @@ MN_INLINE void merge(int rows, Total& total, float* o, const Total& part, const 
 }
 
 // What the rows' weighted values are multiplied with, and their lse in natural units, when the
-// sinks
-// (-inf: none) have entered.
+// sinks (-inf: none) have entered.
 struct Normaliser {
   float factor[16], lse[16];
 };

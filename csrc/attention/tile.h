@@ -7,33 +7,47 @@
 
 #include "attention/ahead.h"
 #include "attention/layout.h"
-#include "simd/vec.h"
+#include "simd/codes.h"
 
 namespace mn::MN_ISA {
 namespace {
 
-// One step of a dot product: a broadcast element (a pair in bf16) times 16 lanes.
-template <class T>
-struct Step;
-
+// How keys and values of a storage type meet the rows: what rows are kept as, and whether every key
+// and value has a scale.
+template <class K>
+struct Stored {
+  using Row = K;
+  static constexpr bool kScaled = false;
+};
 template <>
-struct Step<float> {
-  static constexpr int kWidth = 1;   // elements of a row that one step consumes
-  static constexpr int kLanes = 16;  // elements of a packed operand
-  using Row = f32x16;
-  using Lanes = f32x16;
-  static MN_INLINE Row row(const float* p) { return f32x16::set1(*p); }
-  static MN_INLINE f32x16 add(f32x16 acc, Row a, Lanes b) { return fma(a, b, acc); }
+struct Stored<int8_code> {
+  using Row = bf16;
+  static constexpr bool kScaled = true;
+};
+template <>
+struct Stored<e4m3_code> : Stored<int8_code> {};
+template <class K>
+using RowOf = typename Stored<K>::Row;
+
+// One step of a dot product: a broadcast element (a pair but in float32) times 16 lanes.
+template <class K>
+struct Step {
+  static constexpr int kWidth = 2;  // elements of a row that one step consumes
+  static MN_INLINE bf16_pair row(const bf16* p) { return bf16_pair::load(p); }
+  static MN_INLINE bf16x32 lanes(const bf16* p) { return bf16x32::load(p); }
+  template <class Code>
+  static MN_INLINE bf16x32 lanes(const Code* p) {
+    return widen_pairs(p);
+  }
+  static MN_INLINE f32x16 add(f32x16 acc, bf16_pair a, bf16x32 b) { return dot2(acc, a, b); }
 };
 
 template <>
-struct Step<bf16> {
-  static constexpr int kWidth = 2;
-  static constexpr int kLanes = 32;
-  using Row = bf16_pair;
-  using Lanes = bf16x32;
-  static MN_INLINE Row row(const bf16* p) { return bf16_pair::load(p); }
-  static MN_INLINE f32x16 add(f32x16 acc, Row a, Lanes b) { return dot2(acc, a, b); }
+struct Step<float> {
+  static constexpr int kWidth = 1;
+  static MN_INLINE f32x16 row(const float* p) { return f32x16::set1(*p); }
+  static MN_INLINE f32x16 lanes(const float* p) { return f32x16::load(p); }
+  static MN_INLINE f32x16 add(f32x16 acc, f32x16 a, f32x16 b) { return fma(a, b, acc); }
 };
 
 // Tile shapes by register file: rows x columns accumulators, the columns' operands, one broadcast.
@@ -45,22 +59,22 @@ constexpr int columns_for(int rows) {
 }
 
 // scores[r][16 * c ..] = q[r] . keys of group c, over `dims` in order.
-template <class T, int R, int C>
-MN_INLINE void score_columns(const T* q, int64_t q_stride, const T* const* keys, int64_t dims,
-                             float* scores, int64_t score_stride, Ahead& ahead) {
-  using S = Step<T>;
+template <class K, int R, int C>
+MN_INLINE void score_columns(const RowOf<K>* q, int64_t q_stride, const K* const* keys,
+                             int64_t dims, float* scores, int64_t score_stride, Ahead& ahead) {
+  using S = Step<K>;
   f32x16 acc[R][C];
-  const T* k[C];
+  const K* k[C];
   for (int c = 0; c < C; ++c) k[c] = keys[c];
   for (int r = 0; r < R; ++r)
     for (int c = 0; c < C; ++c) acc[r][c] = f32x16::zero();
   Ahead::Tile fetch(ahead, dims / S::kWidth);
   for (int64_t d = 0; d < dims; d += S::kWidth) {
     fetch.step();
-    typename S::Lanes b[C];
-    for (int c = 0; c < C; ++c) b[c] = S::Lanes::load(k[c] + d * 16);
+    decltype(S::lanes(k[0])) b[C];
+    for (int c = 0; c < C; ++c) b[c] = S::lanes(k[c] + d * 16);
     for (int r = 0; r < R; ++r) {
-      const typename S::Row a = S::row(q + r * q_stride + d);
+      const auto a = S::row(q + r * q_stride + d);
       for (int c = 0; c < C; ++c) acc[r][c] = S::add(acc[r][c], a, b[c]);
     }
   }
@@ -69,23 +83,23 @@ MN_INLINE void score_columns(const T* q, int64_t q_stride, const T* const* keys,
   fetch.finish();
 }
 
-template <class T, int R>
-void score_rows(const T* q, int64_t q_stride, const T* const* keys, int64_t groups, int64_t dims,
-                float* scores, int64_t score_stride, Ahead& ahead) {
+template <class K, int R>
+void score_rows(const RowOf<K>* q, int64_t q_stride, const K* const* keys, int64_t groups,
+                int64_t dims, float* scores, int64_t score_stride, Ahead& ahead) {
   constexpr int kMax = columns_for(R);
   for (int64_t g = 0; g < groups;) {
     const int64_t left = groups - g;
-    const T* const* k = keys + g;
+    const K* const* k = keys + g;
     float* s = scores + 16 * g;
     // A lone column leaves the multipliers waiting for one another: split the last four as 2 + 2.
     if (kMax >= 3 && (left == 2 || left == kMax + 1)) {
-      score_columns<T, R, (kMax >= 2 ? 2 : 1)>(q, q_stride, k, dims, s, score_stride, ahead);
+      score_columns<K, R, (kMax >= 2 ? 2 : 1)>(q, q_stride, k, dims, s, score_stride, ahead);
       g += 2;
     } else if (left >= kMax) {
-      score_columns<T, R, kMax>(q, q_stride, k, dims, s, score_stride, ahead);
+      score_columns<K, R, kMax>(q, q_stride, k, dims, s, score_stride, ahead);
       g += kMax;
     } else {
-      score_columns<T, R, 1>(q, q_stride, k, dims, s, score_stride, ahead);
+      score_columns<K, R, 1>(q, q_stride, k, dims, s, score_stride, ahead);
       g += 1;
     }
   }
@@ -100,9 +114,9 @@ struct ValueBlock {
 
 // A pass over values: its groups block by block. Keys before `lead` of the first group and from
 // `trail` on of the last one are seen by no row; both are even.
-template <class T>
+template <class K>
 struct ValuePass {
-  const T* const* values;  // by group
+  const K* const* values;  // by group
   const ValueBlock* blocks;
   int block_count, groups;
   int lead, trail;
@@ -110,11 +124,11 @@ struct ValuePass {
 };
 
 // out[r][16 * c ..] = (fresh ? 0 : out) then, block by block, * factor[r] + p[r] . values.
-template <class T, int R, int C>
-MN_INLINE void value_columns(const T* p, int64_t p_stride, const ValuePass<T>& pass,
+template <class K, int R, int C>
+MN_INLINE void value_columns(const RowOf<K>* p, int64_t p_stride, const ValuePass<K>& pass,
                              const KvLayout& layout, int64_t panel_offset, float* out,
                              Ahead& ahead) {
-  using S = Step<T>;
+  using S = Step<K>;
   const int64_t out_stride = layout.padded_v;
   f32x16 acc[R][C];
   for (int r = 0; r < R; ++r)
@@ -132,15 +146,15 @@ MN_INLINE void value_columns(const T* p, int64_t p_stride, const ValuePass<T>& p
     for (int g = block.first; g < block.first + block.groups; ++g) {
       const int begin = g == 0 ? pass.lead : 0;
       const int end = g == pass.groups - 1 ? pass.trail : static_cast<int>(kGroupKeys);
-      const T* v = pass.values[g] + panel_offset + begin / S::kWidth * step;
-      const T* weights = p + g * kGroupKeys;
+      const K* v = pass.values[g] + panel_offset + begin / S::kWidth * step;
+      const RowOf<K>* weights = p + g * kGroupKeys;
       for (int j = begin; j < end; j += S::kWidth) {
         fetch.step();
-        typename S::Lanes b[C];
-        for (int c = 0; c < C; ++c) b[c] = S::Lanes::load(v + c * panel);
+        decltype(S::lanes(v)) b[C];
+        for (int c = 0; c < C; ++c) b[c] = S::lanes(v + c * panel);
         v += step;
         for (int r = 0; r < R; ++r) {
-          const typename S::Row a = S::row(weights + r * p_stride + j);
+          const auto a = S::row(weights + r * p_stride + j);
           for (int c = 0; c < C; ++c) acc[r][c] = S::add(acc[r][c], a, b[c]);
         }
       }
@@ -151,31 +165,31 @@ MN_INLINE void value_columns(const T* p, int64_t p_stride, const ValuePass<T>& p
   fetch.finish();
 }
 
-template <class T, int R>
-void value_rows(const T* p, int64_t p_stride, const ValuePass<T>& pass, const KvLayout& layout,
-                float* out, Ahead& ahead) {
+template <class K, int R>
+void value_rows(const RowOf<K>* p, int64_t p_stride, const ValuePass<K>& pass,
+                const KvLayout& layout, float* out, Ahead& ahead) {
   constexpr int kMax = columns_for(R);
   const int64_t panels = layout.padded_v / 16;
   for (int64_t c = 0; c < panels;) {
     const int64_t left = panels - c, offset = c * layout.value_panel;
     float* o = out + 16 * c;
     if (kMax >= 3 && (left == 2 || left == kMax + 1)) {
-      value_columns<T, R, (kMax >= 2 ? 2 : 1)>(p, p_stride, pass, layout, offset, o, ahead);
+      value_columns<K, R, (kMax >= 2 ? 2 : 1)>(p, p_stride, pass, layout, offset, o, ahead);
       c += 2;
     } else if (left >= kMax) {
-      value_columns<T, R, kMax>(p, p_stride, pass, layout, offset, o, ahead);
+      value_columns<K, R, kMax>(p, p_stride, pass, layout, offset, o, ahead);
       c += kMax;
     } else {
-      value_columns<T, R, 1>(p, p_stride, pass, layout, offset, o, ahead);
+      value_columns<K, R, 1>(p, p_stride, pass, layout, offset, o, ahead);
       c += 1;
     }
   }
 }
 
 // Steps of score_rows and value_rows over this many groups, to a tile's width.
-template <class T>
+template <class K>
 MN_INLINE int64_t steps_of(int rows, int64_t groups, const KvLayout& layout) {
-  const int64_t columns = columns_for(rows), width = Step<T>::kWidth;
+  const int64_t columns = columns_for(rows), width = Step<K>::kWidth;
   return ((groups + columns - 1) / columns * layout.padded_qk +
           (layout.padded_v / 16 + columns - 1) / columns * groups * kGroupKeys) /
          width;

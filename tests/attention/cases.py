@@ -26,6 +26,9 @@ class Committed:
     def unpacked(self, row: int) -> tuple[Tensor, Tensor, Tensor]:
         return self.keys[row], self.values[row], torch.arange(len(self.keys[row]))
 
+    def as_stored(self, x: Tensor) -> Tensor:
+        return x
+
     def double(self) -> "Committed":
         return Committed([k.double() for k in self.keys], [v.double() for v in self.values])
 

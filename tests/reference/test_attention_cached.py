@@ -23,6 +23,9 @@ class Rows:
         positions = torch.arange(len(self.keys[row]))[-self.kept :]
         return self.keys[row][positions], self.values[row][positions], positions
 
+    def as_stored(self, x: Tensor) -> Tensor:
+        return x
+
 
 def tokens(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     gen = torch.Generator().manual_seed(seed)

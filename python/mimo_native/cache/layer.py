@@ -1,7 +1,8 @@
 """The cache of one layer: a global layer keeps every token, a sliding layer a ring of the last.
 
 Storage is blocks of 64 positions per row and kv head, in the layout of csrc/attention/layout.h:
-keys [B, Hkv, blocks, 64 * Dqk], values [B, Hkv, blocks, 64 * Dv]. A position's place follows from
+keys [B, Hkv, blocks, 64 * Dqk], values [B, Hkv, blocks, 64 * Dv]; in an 8-bit format every block
+ends with the float32 scales of its 64 keys or values. A position's place follows from
 the position alone, so that a row's sums have the same order however its tokens arrived.
 """
 
@@ -12,10 +13,10 @@ from torch import Tensor
 
 from ..backends import native
 from ..errors import ShapeError, UnsupportedError
+from .formats import SCALE_BYTES, KvFormat, as_stored, storage_dtype
+from .storage import BLOCK, empty_blocks, unpack
 
 __all__ = ["BLOCK", "GlobalLayerCache", "LayerCache", "RingLayerCache", "native_layers", "write"]
-
-BLOCK = 64  # positions per block
 
 
 class LayerCache:
@@ -36,21 +37,22 @@ class LayerCache:
         head_dim: int,
         v_head_dim: int,
         dtype: torch.dtype = torch.bfloat16,
+        kv_format: KvFormat | None = None,
         lengths: Tensor | None = None,
         max_tokens: int | None = None,
     ) -> None:
-        if dtype not in (torch.bfloat16, torch.float32):
-            raise UnsupportedError("LayerCache", [f"no cache of {dtype}"])
-        sizes = {"rows": rows, "kv heads": num_kv_heads, "head_dim": head_dim, "Dv": v_head_dim}
+        storage = storage_dtype(kv_format, dtype)
+        given = {"rows": rows, "kv heads": num_kv_heads, "head_dim": head_dim, "Dv": v_head_dim}
         if rows < 0 or min(num_kv_heads, head_dim, v_head_dim) < 1:
-            raise ShapeError("LayerCache", "sizes", expected="positive sizes", got=str(sizes))
+            raise ShapeError("LayerCache", "sizes", expected="positive sizes", got=str(given))
         padded_qk = head_dim + head_dim % 2 if dtype == torch.bfloat16 else head_dim
         padded_v = -(-v_head_dim // 16) * 16
+        scales = BLOCK * SCALE_BYTES if storage.itemsize == 1 else 0
         self.num_kv_heads, self.head_dim, self.v_head_dim = num_kv_heads, head_dim, v_head_dim
         self.max_tokens = max_tokens
-        # Uninitialised: the system provides a page when a token is first written to it.
-        self.keys = torch.empty(rows, num_kv_heads, blocks, BLOCK * padded_qk, dtype=dtype)
-        self.values = torch.empty(rows, num_kv_heads, blocks, BLOCK * padded_v, dtype=dtype)
+        sizes = rows, num_kv_heads, blocks
+        self.keys = empty_blocks(*sizes, BLOCK * padded_qk + scales, dtype=storage)
+        self.values = empty_blocks(*sizes, BLOCK * padded_v + scales, dtype=storage)
         self._shared = lengths is not None
         self.lengths = torch.zeros(rows, dtype=torch.int64) if lengths is None else lengths
         self.held_from: Tensor | None = None  # of a ring: the first position it still holds
@@ -124,7 +126,7 @@ class LayerCache:
         """What must change beside ``lengths`` when a row is cut to ``length``."""
 
     def unpacked(self, row: int) -> tuple[Tensor, Tensor, Tensor]:
-        """A row's committed tokens as plain tensors, copied.
+        """A row's committed tokens as plain tensors, copied; float32 from an 8-bit format.
 
         Keys [L, Hkv, Dqk], values [L, Hkv, Dv] and positions int64 [L], ascending; a ring has the
         last tokens only.
@@ -134,10 +136,14 @@ class LayerCache:
         length = int(self.lengths[row])
         blocks = torch.arange(first // BLOCK, -(-length // BLOCK))
         stored = blocks % self.keys.shape[2]
-        k, v = _unpack(self.keys[row][:, stored], self.values[row][:, stored])
+        k, v = unpack(self.keys[row], self.values[row], stored)
         held = slice(first % BLOCK, first % BLOCK + length - first)
         keys, values = k[held, :, : self.head_dim], v[held, :, : self.v_head_dim]
         return keys.contiguous(), values.contiguous(), torch.arange(first, length)
+
+    def as_stored(self, x: Tensor) -> Tensor:
+        """New keys or values [.., D] as they will be read back; see ``cache/formats.py``."""
+        return as_stored(x, self.keys.dtype)
 
     def _check_row(self, row: int) -> None:
         if not 0 <= row < self.rows:
@@ -154,7 +160,11 @@ class LayerCache:
 
 
 class GlobalLayerCache(LayerCache):
-    """Every committed token, up to ``max_tokens`` a row (storage is rounded up to 64)."""
+    """Every committed token, up to ``max_tokens`` a row (storage is rounded up to 64).
+
+    ``kv_format``: "int8" or "e4m3" hold keys and values in half the bytes of "bf16"; by default
+    they are held in ``dtype``. Raises UnsupportedError for a format that does not suit ``dtype``.
+    """
 
     def __init__(
         self,
@@ -165,6 +175,7 @@ class GlobalLayerCache(LayerCache):
         head_dim: int,
         v_head_dim: int,
         dtype: torch.dtype = torch.bfloat16,
+        kv_format: KvFormat | None = None,
         lengths: Tensor | None = None,
     ) -> None:
         if max_tokens < 0:
@@ -176,6 +187,7 @@ class GlobalLayerCache(LayerCache):
             head_dim=head_dim,
             v_head_dim=v_head_dim,
             dtype=dtype,
+            kv_format=kv_format,
             lengths=lengths,
             max_tokens=max_tokens,
         )
@@ -256,16 +268,3 @@ def native_layers(layers: Sequence[LayerCache], lengths: Tensor, max_tokens: int
     """Layers with common lengths as one ``_C.CacheLayers``, which the native step reads."""
     storage = [(c.keys, c.values, c.head_dim, c.v_head_dim, c.held_from) for c in layers]
     return native("cpu").CacheLayers(layers=storage, lengths=lengths, max_tokens=max_tokens)
-
-
-def _unpack(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """keys [Hkv, blocks, 64 * Dqk], values [Hkv, blocks, 64 * Dv] -> [64 * blocks, Hkv, D]."""
-    if keys.dtype == torch.bfloat16:
-        # [H, blocks, group, pair of dims, key, 2] and [H, blocks, panel, pair of keys, dim, 2]
-        k = keys.unflatten(-1, (4, -1, 16, 2)).permute(1, 2, 4, 0, 3, 5).flatten(-2)
-        v = values.unflatten(-1, (-1, 32, 16, 2)).permute(1, 3, 5, 0, 2, 4).flatten(-2)
-    else:
-        # [H, blocks, group, dim, key] and [H, blocks, key, dim]
-        k = keys.unflatten(-1, (4, -1, 16)).permute(1, 2, 4, 0, 3)
-        v = values.unflatten(-1, (64, -1)).permute(1, 2, 0, 3)
-    return k.flatten(0, 2), v.flatten(0, -3)

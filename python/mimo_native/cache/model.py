@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..config import LayerConfig, MiMoConfig
 from ..errors import ShapeError
+from .formats import KvFormat
 from .layer import GlobalLayerCache, LayerCache, RingLayerCache, native_layers, write
 
 __all__ = ["ModelCache"]
@@ -38,15 +39,17 @@ class ModelCache:
         *,
         mtp_layers: Sequence[LayerConfig] = (),
         dtype: torch.dtype = torch.bfloat16,
+        kv_format: KvFormat | None = None,
     ) -> None:
         self.max_tokens, self.dtype = max_tokens, dtype
         self.lengths = torch.zeros(rows, dtype=torch.int64)
         self._mtp_lengths = torch.zeros(len(mtp_layers), rows, dtype=torch.int64)
         self.layers = tuple(
-            _layer_cache(layer, rows, max_tokens, self.lengths, dtype) for layer in layers
+            _layer_cache(layer, rows, max_tokens, self.lengths, dtype, kv_format)
+            for layer in layers
         )
         self.mtp_layers = tuple(
-            _layer_cache(layer, rows, max_tokens, lengths, dtype)
+            _layer_cache(layer, rows, max_tokens, lengths, dtype, kv_format)
             for layer, lengths in zip(mtp_layers, self._mtp_lengths, strict=True)
         )
         self._step: _Step | None = None
@@ -55,15 +58,26 @@ class ModelCache:
 
     @classmethod
     def for_config(
-        cls, config: MiMoConfig, rows: int, max_tokens: int, *, dtype: torch.dtype = torch.bfloat16
+        cls,
+        config: MiMoConfig,
+        rows: int,
+        max_tokens: int,
+        *,
+        dtype: torch.dtype = torch.bfloat16,
+        kv_format: KvFormat | None = None,
     ) -> "ModelCache":
-        """An empty cache for ``rows`` sequences of up to ``max_tokens`` tokens each."""
+        """An empty cache for ``rows`` sequences of up to ``max_tokens`` tokens each.
+
+        ``kv_format``: how global layers store keys and values, "bf16", "int8" or "e4m3"; by
+        default in ``dtype``. Sliding layers hold few and always store what is computed.
+        """
         return cls(
             [config.layer(i) for i in range(config.num_hidden_layers)],
             rows,
             max_tokens,
             mtp_layers=[config.mtp_layer() for _ in range(config.num_mtp_layers)],
             dtype=dtype,
+            kv_format=kv_format,
         )
 
     @property
@@ -209,7 +223,12 @@ class ModelCache:
 
 
 def _layer_cache(
-    layer: LayerConfig, rows: int, max_tokens: int, lengths: Tensor, dtype: torch.dtype
+    layer: LayerConfig,
+    rows: int,
+    max_tokens: int,
+    lengths: Tensor,
+    dtype: torch.dtype,
+    kv_format: KvFormat | None,
 ) -> LayerCache:
     if layer.window_keys is None:
         return GlobalLayerCache(
@@ -219,6 +238,7 @@ def _layer_cache(
             head_dim=layer.head_dim,
             v_head_dim=layer.v_head_dim,
             dtype=dtype,
+            kv_format=kv_format,
             lengths=lengths,
         )
     return RingLayerCache(

@@ -16,6 +16,7 @@ EXAMPLES = (
     "mimo-native fit smollm2",
     "mimo-native fit DIR --context 32768 --batch 4 --dtype stored",
     "mimo-native fit smollm2 --format int4_32 --format head=int8_row",
+    "mimo-native fit mimo-v2-flash --context 262144 --kv-format int8",
     "mimo-native fit mimo-v2-flash --memory 640 --bandwidth 800 --json",
 )
 
@@ -41,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--context", type=int, default=4096, help="tokens per sequence (4096)")
     parser.add_argument("--batch", type=int, default=1, help="sequences at once (1)")
+    parser.add_argument(
+        "--kv-format",
+        choices=("bf16", "int8", "e4m3"),
+        help="how global layers store keys and values (default: as they are computed)",
+    )
     parser.add_argument("--memory", type=float, help="GB to fit into (default: available now)")
     parser.add_argument("--bandwidth", type=float, help="GB/s of memory (default: measured)")
 
@@ -59,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         weight_format=None if args.format is None else parse_formats(args.format),
         context=args.context,
         batch=args.batch,
+        kv_format=args.kv_format,
         ram_bytes=None if args.memory is None else int(args.memory * _GB),
         bandwidth=_bandwidth() if args.bandwidth is None else args.bandwidth * _GB,
     )

@@ -46,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="smollm2 (the default, fetched on first use), FILE.gguf, a directory or a hub id",
     )
     model.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    model.add_argument(
+        "--kv-format",
+        choices=("bf16", "int8", "e4m3"),
+        help="how global layers store keys and values (default: as they are computed)",
+    )
     model.add_argument("--threads", type=int, help="threads of the kernels (default: torch's)")
     add_speculative(model)
     prompt = parser.add_argument_group("prompt")
@@ -92,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
         max_batch=1,
         max_tokens=len(ids) + sampling.max_tokens,
         speculative=None if args.speculative == "off" else args.speculative,
+        kv_format=args.kv_format,
     )
     index = engine.add(ids, sampling)
     status = 0

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..cache import KvFormat
 from ..errors import ShapeError
 from ..nn import MiMoForCausalLM
 from ..nn.model import Output
@@ -44,6 +45,7 @@ class Engine:
         prefill_chunk: int = 512,
         record_routing: bool = False,
         speculative: Mode | None = None,
+        kv_format: KvFormat | None = None,
     ) -> None:
         for name, value in (
             ("max_batch", max_batch),
@@ -55,7 +57,7 @@ class Engine:
         self.model, self.tokenizer = model, model.tokenizer
         self.max_tokens, self.prefill_chunk = max_tokens, prefill_chunk
         self.record_routing = record_routing and any(model.config.moe_layer_freq)
-        self.cache = model.new_cache(max_batch, max_tokens)
+        self.cache = model.new_cache(max_batch, max_tokens, kv_format=kv_format)
         self.speculator = (
             None if speculative is None else Speculator(model, self.cache, speculative)
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from ..cache import KvFormat
 from ..errors import ShapeError, UnsupportedError
 from ..nn import MiMoForCausalLM
 from .engine import Engine
@@ -22,15 +23,17 @@ def generate(
     speculative: Mode | None = None,
     max_batch: int = 8,
     record_routing: bool = False,
+    kv_format: KvFormat | None = None,
 ) -> list[Completion]:
     """Complete every prompt (token ids, or text where the model has a tokenizer), in order.
 
     sampling: one for all or one per prompt. speculative: draft with the MTP blocks and from the
     text so far, a "chain" or a "tree" each time, or what pays ("auto"); the output is the same.
     record_routing: keep the experts of every token fed.
+    kv_format: how global layers store keys and values, as in ``model.new_cache``.
     Raises ShapeError before anything runs where a prompt or an option is wrong.
     """
-    engine = _start(model, prompts, sampling, speculative, max_batch, record_routing)
+    engine = _start(model, prompts, sampling, speculative, max_batch, record_routing, kv_format)
     while engine.has_work:
         engine.step()
     return [engine.finished[i].completion() for i in range(len(prompts))]
@@ -43,9 +46,10 @@ def stream(
     sampling: Sampling | Sequence[Sampling] | None = None,
     speculative: Mode | None = None,
     max_batch: int = 8,
+    kv_format: KvFormat | None = None,
 ) -> Iterator[Piece]:
     """As ``generate``, but yields every request's pieces as they come."""
-    engine = _start(model, prompts, sampling, speculative, max_batch, False)
+    engine = _start(model, prompts, sampling, speculative, max_batch, False, kv_format)
     while engine.has_work:
         yield from engine.step()
 
@@ -57,6 +61,7 @@ def _start(
     speculative: Mode | None,
     max_batch: int,
     record_routing: bool,
+    kv_format: KvFormat | None,
 ) -> Engine:
     if isinstance(prompts, str):
         raise ShapeError(
@@ -85,6 +90,7 @@ def _start(
         max_tokens=longest,
         record_routing=record_routing,
         speculative=speculative,
+        kv_format=kv_format,
     )
     for prompt, controls in zip(encoded, sampling, strict=True):
         engine.add(prompt, controls)

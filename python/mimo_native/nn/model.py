@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..cache import ModelCache
+from ..cache import KvFormat, ModelCache
 from ..config import MiMoConfig
 from ..errors import ShapeError, UnsupportedError
 from .batch import Batch, pack_batch
@@ -309,9 +309,17 @@ class MiMoForCausalLM(nn.Module):
 
     # ------------------------------------------------------------------ weights and caches
 
-    def new_cache(self, batch: int, max_tokens: int) -> ModelCache:
-        """An empty cache for ``batch`` sequences of up to ``max_tokens`` tokens each."""
-        return ModelCache.for_config(self.config, batch, max_tokens, dtype=self.dtype)
+    def new_cache(
+        self, batch: int, max_tokens: int, *, kv_format: KvFormat | None = None
+    ) -> ModelCache:
+        """An empty cache for ``batch`` sequences of up to ``max_tokens`` tokens each.
+
+        ``kv_format``: how the global layers store keys and values, "bf16", "int8" or "e4m3"; by
+        default as they are computed. Raises UnsupportedError where the model's dtype is another.
+        """
+        return ModelCache.for_config(
+            self.config, batch, max_tokens, dtype=self.dtype, kv_format=kv_format
+        )
 
     @property
     def dtype(self) -> torch.dtype:

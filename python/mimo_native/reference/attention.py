@@ -29,6 +29,9 @@ class CacheRows(Protocol):
     def unpacked(self, row: int) -> tuple[Tensor, Tensor, Tensor]:
         """Keys [L, G, Dqk], values [L, G, Dv], positions [L]; a ring holds the last ones only."""
 
+    def as_stored(self, x: Tensor) -> Tensor:
+        """New keys or values [.., D] as the cache will return them once they are committed."""
+
 
 def attention(
     q: Tensor,
@@ -152,6 +155,7 @@ def attention_cached(
         at = length + depth if at is None else at
         visible = _in_sight(at, torch.cat((at_old, at)), True, window_keys)
         visible[:, len(at_old) :] &= related
+        k_row, v_row = layer_cache.as_stored(k_row), layer_cache.as_stored(v_row)
         keys, values = torch.cat((k_old, k_row)), torch.cat((v_old, v_row))
         rows.append(_attend(q_row, keys, values, visible, scale, sink))
     return _joined(rows, q, v_new, dense, return_lse)

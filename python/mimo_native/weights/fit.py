@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import torch
 
-from ..cache.layer import BLOCK
+from ..cache.formats import FORMATS, SCALE_BYTES, KvFormat
+from ..cache.storage import BLOCK
 from ..config import LayerConfig, MiMoConfig
 from ..errors import ShapeError
 from ..ops._coded import CODED
@@ -105,12 +106,14 @@ def fit(
     batch: int = 1,
     ram_bytes: int | None = None,
     bandwidth: float | None = None,
+    kv_format: KvFormat | None = None,
 ) -> FitReport:
     """Counts the bytes of ``source``: a config, ``config.json``, checkpoint directory or ``.gguf``.
 
     Reads headers only. ``dtype`` is what the weights are loaded as (the router stays float32); None
     counts them as stored. ``weight_format`` is that of the linear weights, one for all or some
-    components' own, as in ``from_pretrained``; "stored" counts them as they are. ``ram_bytes``
+    components' own, as in ``from_pretrained``; "stored" counts them as they are. ``kv_format`` is
+    how global layers store keys and values; by default in the activations' dtype. ``ram_bytes``
     defaults to the memory available now; ``bandwidth``, in bytes/s, bounds the decoding speed.
     Raises ``ShapeError`` for an argument out of range, else what the readers raise.
     """
@@ -119,6 +122,9 @@ def fit(
             raise ShapeError("fit", name, expected=">= 1", got=str(value))
     if dtype not in (None, *_SIZES):
         raise ShapeError("fit", "dtype", expected="bfloat16, float32 or None", got=repr(dtype))
+    if kv_format not in (None, *FORMATS) or (kv_format and dtype == "float32"):
+        expected = f"None{'' if dtype == 'float32' else ', ' + ', '.join(FORMATS)}"
+        raise ShapeError("fit", "kv_format", expected=expected, got=repr(kv_format))
     if bandwidth is not None and not bandwidth > 0:
         raise ShapeError("fit", "bandwidth", expected="above 0", got=str(bandwidth))
     inventory = source if isinstance(source, Inventory) else take_inventory(source)
@@ -154,7 +160,11 @@ def fit(
     layers = [config.layer(i) for i in range(config.num_hidden_layers)]
     rings = [layer for layer in layers if layer.window_keys is not None]
     key_bytes = 4 if dtype == "float32" else 2
-    per_token = sum(_kv_bytes(one, key_bytes) for one in layers if one.window_keys is None)
+    per_token = sum(
+        _kv_bytes(one, key_bytes, coded=kv_format in ("int8", "e4m3"))
+        for one in layers
+        if one.window_keys is None
+    )
     in_sight = sum(
         min(context, (one.window_keys or 1) - 1) * _kv_bytes(one, key_bytes) for one in rings
     )
@@ -183,10 +193,12 @@ def _held_as(dtype: str | None, weight_format: WeightFormat) -> str:
     return " with ".join(filter(None, (dtype or "stored", own)))
 
 
-def _kv_bytes(layer: LayerConfig, key_bytes: int) -> int:
-    """One cached position of one layer, padded as the caches pad it."""
+def _kv_bytes(layer: LayerConfig, key_bytes: int, *, coded: bool = False) -> int:
+    """One cached position of one layer, padded as the caches pad it; coded: in 8 bits."""
     qk_dim = layer.head_dim + (layer.head_dim % 2 if key_bytes == 2 else 0)
     v_dim = -(-layer.v_head_dim // 16) * 16
+    if coded:
+        return layer.num_kv_heads * (qk_dim + v_dim + 2 * SCALE_BYTES)
     return layer.num_kv_heads * (qk_dim + v_dim) * key_bytes
 
 
