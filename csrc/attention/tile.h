@@ -32,7 +32,10 @@ using RowOf = typename Stored<K>::Row;
 // One step of a dot product: a broadcast element (a pair but in float32) times 16 lanes.
 template <class K>
 struct Step {
-  static constexpr int kWidth = 2;  // elements of a row that one step consumes
+  static constexpr int kWidth = 2;   // elements of a row that one step consumes
+  static constexpr int kLanes = 32;  // elements of a packed operand
+  using Row = bf16_pair;
+  using Lanes = bf16x32;
   static MN_INLINE bf16_pair row(const bf16* p) { return bf16_pair::load(p); }
   static MN_INLINE bf16x32 lanes(const bf16* p) { return bf16x32::load(p); }
   template <class Code>
@@ -45,6 +48,9 @@ struct Step {
 template <>
 struct Step<float> {
   static constexpr int kWidth = 1;
+  static constexpr int kLanes = 16;
+  using Row = f32x16;
+  using Lanes = f32x16;
   static MN_INLINE f32x16 row(const float* p) { return f32x16::set1(*p); }
   static MN_INLINE f32x16 lanes(const float* p) { return f32x16::load(p); }
   static MN_INLINE f32x16 add(f32x16 acc, f32x16 a, f32x16 b) { return fma(a, b, acc); }
@@ -71,10 +77,10 @@ MN_INLINE void score_columns(const RowOf<K>* q, int64_t q_stride, const K* const
   Ahead::Tile fetch(ahead, dims / S::kWidth);
   for (int64_t d = 0; d < dims; d += S::kWidth) {
     fetch.step();
-    decltype(S::lanes(k[0])) b[C];
+    typename S::Lanes b[C];
     for (int c = 0; c < C; ++c) b[c] = S::lanes(k[c] + d * 16);
     for (int r = 0; r < R; ++r) {
-      const auto a = S::row(q + r * q_stride + d);
+      const typename S::Row a = S::row(q + r * q_stride + d);
       for (int c = 0; c < C; ++c) acc[r][c] = S::add(acc[r][c], a, b[c]);
     }
   }
@@ -150,11 +156,11 @@ MN_INLINE void value_columns(const RowOf<K>* p, int64_t p_stride, const ValuePas
       const RowOf<K>* weights = p + g * kGroupKeys;
       for (int j = begin; j < end; j += S::kWidth) {
         fetch.step();
-        decltype(S::lanes(v)) b[C];
+        typename S::Lanes b[C];
         for (int c = 0; c < C; ++c) b[c] = S::lanes(v + c * panel);
         v += step;
         for (int r = 0; r < R; ++r) {
-          const auto a = S::row(weights + r * p_stride + j);
+          const typename S::Row a = S::row(weights + r * p_stride + j);
           for (int c = 0; c < C; ++c) acc[r][c] = S::add(acc[r][c], a, b[c]);
         }
       }
