@@ -61,8 +61,9 @@ struct MatrixGroup {
 struct RunningWarp : Warp {
   Block* block = nullptr;
   u32 index = 0;
-  u32 pc = 0;           // of the instruction in execution
-  bool yields = false;  // set by a handler: let others run
+  u32 pc = 0;             // of the instruction in execution
+  bool yields = false;    // set by a handler: let others run
+  bool collides = false;  // set by a check: lanes of this instruction write to one place
   std::vector<Group> groups;
 
   Clock clock;     // what this warp knows

@@ -13,7 +13,7 @@ namespace {
 
 constexpr u64 kTurn = 20'000'000;  // instructions after which a block makes room for others
 
-void fill_constants(const Program& program, const std::vector<u8>& params, RunningWarp& w) {
+void fill_constants(const Program& program, const Parameters& params, RunningWarp& w) {
   for (const Constant& c : program.constants) {
     const u64 bits = c.param ? c.bits + reinterpret_cast<u64>(params.data()) : c.bits;
     if (c.size == 0) {
@@ -123,9 +123,16 @@ std::unique_ptr<Cluster> make_cluster(Launch& launch, Metrics& metrics) {
 const LaunchShape& Block::shape() const { return cluster->launch->shape; }
 Launch& Block::launch() const { return *cluster->launch; }
 
+Parameters::Parameters(const std::vector<u8>& bytes) : size_(bytes.size()) {
+  constexpr u64 kAlign = 128;
+  storage_ = std::make_unique<u8[]>(size_ + kAlign);
+  data_ = storage_.get() + (kAlign - reinterpret_cast<u64>(storage_.get()) % kAlign) % kAlign;
+  std::copy(bytes.begin(), bytes.end(), data_);
+}
+
 Launch::Launch(const LoadedModule& m, const Program& p, const LaunchShape& s,
-               std::vector<u8> parameters, GlobalMemory& g, const LaunchOptions& o)
-    : module(m), program(p), shape(s), params(std::move(parameters)), memory(g), options(o) {
+               const std::vector<u8>& parameters, GlobalMemory& g, const LaunchOptions& o)
+    : module(m), program(p), shape(s), params(parameters), memory(g), options(o) {
   check_shape();
 }
 

@@ -33,19 +33,32 @@ struct LaunchResult {
   Metrics metrics;
 };
 
+// The kernel's parameter buffer, aligned as the hardware's is: tensor maps may lie in it.
+class Parameters {
+ public:
+  explicit Parameters(const std::vector<u8>& bytes);
+  u8* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  std::unique_ptr<u8[]> storage_;
+  u8* data_;
+  size_t size_;
+};
+
 class Launch {
  public:
   // `params`: the bytes of the kernel's parameter buffer. Throws std::invalid_argument for a shape
   // that no device could launch.
   Launch(const LoadedModule& module, const Program& program, const LaunchShape& shape,
-         std::vector<u8> params, GlobalMemory& memory, const LaunchOptions& options);
+         const std::vector<u8>& params, GlobalMemory& memory, const LaunchOptions& options);
 
   LaunchResult run();
 
   const LoadedModule& module;
   const Program& program;
   const LaunchShape shape;
-  const std::vector<u8> params;
+  const Parameters params;
   GlobalMemory& memory;
   const LaunchOptions options;
   Reports reports;

@@ -44,16 +44,34 @@ void load(Warp& warp, const Instruction& in, u32 mask) {
   }
 }
 
+// After a store by which several lanes wrote to one place: they may, if with the same value.
+template <class Memory, class Register>
+void check_collision(RunningWarp& w, const Instruction& in, u32 mask, u8* const (&places)[kLanes]) {
+  w.collides = false;
+  for (u32 m = mask; m; m &= m - 1) {
+    const int lane = __builtin_ctz(m);
+    for (int k = 0; k < in.list_size; ++k) {
+      const auto value =
+          static_cast<Memory>(reg<Register>(w, w.lists[in.list + static_cast<u32>(k)])[lane]);
+      if (std::memcmp(places[lane] + k * sizeof(Memory), &value, sizeof value) == 0) continue;
+      w.block->launch().report(w, static_cast<u32>(lane), "race",
+                               "lanes of one instruction write different values to one place");
+      return;
+    }
+  }
+}
+
 template <class Memory, class Register, class Base, AccessFunction access>
 void store(Warp& warp, const Instruction& in, u32 mask) {
   RunningWarp& w = running(warp);
   const Intent intent{true, false, (in.variant & kStrong) != 0};
   const s32* data = w.lists + in.list;
   if (in.variant & kCounted) count_request<Base>(w, in, mask);
+  u8* places[kLanes];
   for (u32 m = mask; m; m &= m - 1) {
     const int lane = __builtin_ctz(m);
     const u64 address = address_of<Base>(w, in, lane);
-    u8* to = access(w, static_cast<u32>(lane), address, in.width, intent);
+    u8* to = places[lane] = access(w, static_cast<u32>(lane), address, in.width, intent);
     // Before the value can be seen, for the sake of readers on other workers.
     if (in.variant & kStrong) publish(w, static_cast<u32>(lane), address, in.variant);
     for (int k = 0; k < in.list_size; ++k) {
@@ -61,6 +79,7 @@ void store(Warp& warp, const Instruction& in, u32 mask) {
       std::memcpy(to + k * sizeof(Memory), &value, sizeof value);
     }
   }
+  if (w.collides) check_collision<Memory, Register>(w, in, mask, places);
 }
 
 // Parameters of the kernel are the same for all lanes and always valid.

@@ -77,7 +77,10 @@ void enter(Record (&records)[2], const Access& a, RunningWarp& w, u32 agent) {
       r.bytes |= a.bytes;
       return;
     }
-    if (!slot && (r.time <= cluster.base || ((r.bytes & ~a.bytes) == 0 && ordered(r, a, w, agent))))
+    // A strong access does not hide a plain one from strong accesses of others.
+    const bool hides = !a.strong || r.strong || r.time <= cluster.floor;
+    if (!slot &&
+        (r.time <= cluster.base || (hides && (r.bytes & ~a.bytes) == 0 && ordered(r, a, w, agent))))
       slot = &r;
   }
   if (!slot) slot = &records[w.block->cluster->random.next() >> 40 & 1];
@@ -103,6 +106,12 @@ void check_race(ShadowLine& line, const Access& a, RunningWarp& w, u32 agent, co
            !is_async(static_cast<u32>(r.agent));
   };
   const auto compare = [&](const Record& r, bool record_writes) {
+    // Lanes of one instruction may write the same value to one place; the store looks at that.
+    if (a.write && record_writes && r.time == cluster.time && r.agent == agent && r.pc == w.pc &&
+        r.cluster == cluster.index && (r.bytes & a.bytes)) {
+      w.collides = true;
+      return;
+    }
     if ((r.bytes & a.bytes) && !old(r) && !(r.strong && a.strong) && !ordered(r, a, w, agent))
       report(r, record_writes, a, w, space, address);
   };

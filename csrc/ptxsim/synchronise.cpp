@@ -59,10 +59,13 @@ void complete(Block& block, u32 id) {
       g.state = Group::State::ready;
       ++g.pc;
       w.synced = cluster.time;
-      if (everybody)
+      if (everybody) {  // the floor stands for the warps, not for the asynchronous engines
         w.clock.join_foreign(barrier.clock.foreign);
-      else
+        for (u32 i = kCopyAgent; i < kAgentsPerBlock; ++i)
+          w.clock.agents[i].join(barrier.clock.agents[i]);
+      } else {
         acquire(w, barrier.clock);
+      }
     }
   if (everybody) cluster.floor = cluster.time;
   ++cluster.time;

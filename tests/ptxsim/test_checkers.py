@@ -26,6 +26,7 @@ CASES: list[tuple[str, int, int, Callable[[], list], set[str]]] = [
     ("within_warp", 1, 32, lambda: [ints(32)], {"race"}),
     ("bytes", 1, 128, lambda: [ints(128).to(torch.uint8)], {"race", "uninitialised"}),
     ("named", 1, 128, lambda: [ints(128)], {"race", "uninitialised"}),
+    ("same_place", 1, 128, lambda: [ints(128)], {"race"}),
     ("shared_overflow", 1, 100, lambda: [ints(100)], {"out of bounds"}),
     ("global_overflow", 3, 64, lambda: [zeros(150), 150], {"out of bounds"}),
     ("misaligned", 1, 1, lambda: [ints(16)], {"misaligned"}),

@@ -172,7 +172,7 @@ LaunchStatus Gpu::launch(const void* host, const Dim3& grid, const Dim3& block, 
   try {
     Launch launch(*module, *program,
                   {grid, block, cluster, static_cast<u32>(shared), options_.multiprocessors},
-                  std::move(params), memory_, options_.launch);
+                  params, memory_, options_.launch);
     record.result = launch.run();
   } catch (const std::invalid_argument& error) {
     return refuse(symbol.name, error.what(), LaunchStatus::bad_shape);

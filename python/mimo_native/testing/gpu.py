@@ -6,7 +6,7 @@ interpreter. What runs is the PTX inside the objects that ship.
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,11 +42,23 @@ class SimulatedGpu:
         found = getattr(_cuda_sim(), name)
         return functools.partial(self._call, name, found) if callable(found) else found
 
+    def run(self, function: Any, *args: Any, memory: Sequence[torch.Tensor] = ()) -> Any:
+        """Call host code that launches kernels on the tensors of ``memory``.
+
+        function: anything that was linked against the simulated runtime, of
+        ``ptxsim.compile_library`` say. Raises CheckError for what its kernels did wrong.
+        """
+        named = [(f"memory {i}", tensor) for i, tensor in enumerate(memory)]
+        return self._with_memory(named, functools.partial(function, *args))
+
     def _call(self, name: str, function: Any, *args: Any, **kwargs: Any) -> Any:
         values = [*enumerate(args), *kwargs.items()]
         tensors = [
             (f"{name}: argument {key}", tensor) for key, v in values for tensor in _tensors(v)
         ]
+        return self._with_memory(tensors, functools.partial(function, *args, **kwargs))
+
+    def _with_memory(self, tensors: list[tuple[str, torch.Tensor]], call: Any) -> Any:
         sim = interpreter()
         begins = []
         error: BaseException | None = None
@@ -55,7 +67,7 @@ class SimulatedGpu:
             for begin, size, label in merged_spans(tensors):
                 sim.gpu_add_memory(begin, size, label, True)
                 begins.append(begin)
-            result = function(*args, **kwargs)
+            result = call()
         except RuntimeError as failure:  # a launch that found mistakes fails as a CUDA launch does
             error = failure
         finally:

@@ -55,6 +55,15 @@ __global__ void named(int* x) {
   x[threadIdx.x] = tile[other];
 }
 
+// Lanes may write the same value to one place in one instruction, not different ones.
+template <bool kBug>
+__global__ void same_place(int* x) {
+  __shared__ int tile[4];
+  tile[threadIdx.x / 32] = kBug ? threadIdx.x : threadIdx.x / 32;
+  __syncthreads();
+  x[threadIdx.x] = tile[threadIdx.x % 4];
+}
+
 template <bool kBug>
 __global__ void shared_overflow(int* x) {
   __shared__ int tile[100];
@@ -155,6 +164,7 @@ BOTH(rounds, int*)
 BOTH(within_warp, int*)
 BOTH(bytes, uint8_t*)
 BOTH(named, int*)
+BOTH(same_place, int*)
 BOTH(shared_overflow, int*)
 BOTH(global_overflow, int*, int)
 BOTH(misaligned, int*)

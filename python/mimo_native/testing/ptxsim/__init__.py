@@ -10,9 +10,19 @@ and cannot show.
 """
 
 from .arguments import Output
-from .compiler import compile, find_nvcc
+from .compiler import compile, compile_library, compile_to_ptx, find_nvcc
 from .module import Module
 from .report import CheckError, Report
 from .stats import Stats
 
-__all__ = ["CheckError", "Module", "Output", "Report", "Stats", "compile", "find_nvcc"]
+__all__ = [
+    "CheckError",
+    "Module",
+    "Output",
+    "Report",
+    "Stats",
+    "compile",
+    "compile_library",
+    "compile_to_ptx",
+    "find_nvcc",
+]

@@ -1,5 +1,6 @@
 """CUDA sources to PTX, with the nvcc of the machine."""
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 from ... import env
 from .module import Module
 
-__all__ = ["compile", "compile_to_ptx", "find_nvcc"]
+__all__ = ["compile", "compile_library", "compile_to_ptx", "find_nvcc"]
 
 
 def find_nvcc() -> str | None:
@@ -58,6 +59,39 @@ def compile(
     arch: "sm_80", "sm_90a" ...; ``options`` go to nvcc as they are.
     """
     return Module(compile_to_ptx(path, arch, include=include, defines=defines, options=options))
+
+
+def compile_library(
+    path: str | os.PathLike[str],
+    arch: str,
+    output: str | os.PathLike[str],
+    *,
+    include: Sequence[str | os.PathLike[str]] = (),
+    options: Sequence[str] = (),
+) -> ctypes.CDLL:
+    """Compile a .cu file, host code included, into the library ``output`` and load it.
+
+    It is linked against the simulated CUDA runtime: call its functions by ``SimulatedGpu.run``.
+    """
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise RuntimeError("no nvcc found: set CUDA_HOME, or pip install nvidia-cuda-nvcc")
+    package = Path(__file__).resolve().parents[2]
+    number = _number(arch)
+    command = [nvcc, "-shared", "-Xcompiler", "-fPIC", "-cudart", "none", "--no-compress"]
+    command += [
+        "-lineinfo",
+        "-std=c++17",
+        "-gencode",
+        f"arch=compute_{number},code=compute_{number}",
+    ]
+    command += [f"-I{folder}" for folder in include]
+    command += [*options, str(path), "-o", str(output)]
+    command += ["-Xlinker", str(package / "libptxsim.so.1"), "-Xlinker", f"-rpath={package}"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{result.stderr}{result.stdout}")
+    return ctypes.CDLL(str(output))
 
 
 def _number(arch: str) -> str:

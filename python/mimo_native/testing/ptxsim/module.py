@@ -50,6 +50,10 @@ class Module:
     def kernels(self) -> list[str]:
         return self._module.kernels
 
+    def parameters(self, kernel: str) -> int:
+        """How many parameters a kernel has."""
+        return len(self._module.describe(self.find(kernel))["params"])
+
     @property
     def unsupported(self) -> dict[str, int]:
         return self._module.unsupported

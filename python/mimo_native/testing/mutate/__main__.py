@@ -1,0 +1,41 @@
+"""python -m mimo_native.testing.mutate [SUBJECT ..]: the raw rate, and what survived."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from .campaign import run
+from .subjects import SUBJECTS
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m mimo_native.testing.mutate")
+    parser.add_argument("subjects", nargs="*", help=f"default: all of {', '.join(SUBJECTS)}")
+    parser.add_argument("--capability", default="9.0", help="of the simulated GPU (default 9.0)")
+    parser.add_argument("--sample", type=int, help="so many mutants of each, at random")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--verbose", action="store_true", help="a line for each mutant")
+    options = parser.parse_args(argv)
+    names = options.subjects or list(SUBJECTS)
+    unknown = [name for name in names if name not in SUBJECTS]
+    if unknown:
+        parser.error(f"no subject {', '.join(unknown)}; there are {', '.join(SUBJECTS)}")
+    major, minor = options.capability.split(".")
+    for name in names:
+        result = run(
+            SUBJECTS[name],
+            capability=(int(major), int(minor)),
+            sample=options.sample,
+            seed=options.seed,
+            progress=(lambda o: print(f"{o.noticed or 'SURVIVES'}: {o.mutation}"))
+            if options.verbose
+            else None,
+        )
+        print(result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Run the cases of a subject against every mutant of its kernels."""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ..gpu import simulated_gpu
+from ..ptxsim.module import interpreter
+from ..ptxsim.report import CheckError
+from .mutations import Mutation, apply, mutations
+from .subjects import Subject
+
+__all__ = ["Outcome", "Result", "run"]
+
+SCHEDULES = (("forward", 0), ("reverse", 0), ("random", 1))
+LIMIT = 1 << 22  # instructions of a block; beyond, the mutant hangs
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``noticed``: the reports' kinds, "wrong result" or the error's name; None: it survived."""
+
+    mutation: Mutation
+    noticed: str | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one subject. ``unreached``: mutations of lines that no case executes."""
+
+    subject: str
+    outcomes: tuple[Outcome, ...]
+    unreached: tuple[Mutation, ...]
+
+    @property
+    def survivors(self) -> list[Mutation]:
+        return [outcome.mutation for outcome in self.outcomes if outcome.noticed is None]
+
+    @property
+    def rate(self) -> float:
+        """Of the mutants that were run, the part that was noticed."""
+        killed = sum(outcome.noticed is not None for outcome in self.outcomes)
+        return killed / max(len(self.outcomes), 1)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.subject}: {len(self.outcomes)} mutants, {len(self.survivors)} survive "
+            f"({self.rate:.1%} noticed), {len(self.unreached)} in lines that no case reaches"
+        ]
+        return "\n".join([*lines, *(f"  {mutation}" for mutation in self.survivors)])
+
+
+def _noticed(subject: Subject, capability: tuple[int, int]) -> str | None:
+    for schedule, seed in SCHEDULES:
+        for case in subject.cases:
+            with simulated_gpu(
+                capability=capability, schedule=schedule, seed=seed, metrics=False,
+                instruction_limit=LIMIT,
+            ) as gpu:  # fmt: skip
+                try:
+                    case(gpu)
+                except CheckError as error:
+                    return ", ".join(sorted({report.kind for report in error.reports}))
+                except AssertionError:
+                    return "wrong result"
+    return None
+
+
+def _reached(subject: Subject, capability: tuple[int, int]) -> dict[str, set[int]]:
+    """PTX lines that the cases execute, by kernel; AssertionError if they fail unmutated."""
+    lines: dict[str, set[int]] = {}
+    for case in subject.cases:
+        with simulated_gpu(capability=capability, schedule="forward") as gpu:
+            case(gpu)
+        for launch in gpu.launches:
+            executed = {i.ptx_line for i in launch.stats.instructions if i.warps}
+            lines.setdefault(launch.kernel, set()).update(executed)
+    return lines
+
+
+def _images(reached: dict[str, set[int]]) -> Iterator[tuple[int, str, set[int]]]:
+    """(number, PTX, executed lines) of the objects that hold these kernels."""
+    for number, text in interpreter().gpu_images():
+        lines: set[int] = set()
+        for kernel, executed in reached.items():
+            if f".entry {kernel}(" in text:
+                lines |= executed
+        if lines:
+            yield number, text, lines
+
+
+def run(
+    subject: Subject,
+    *,
+    capability: tuple[int, int] = (9, 0),
+    sample: int | None = None,
+    seed: int = 0,
+    progress: Callable[[Outcome], None] | None = None,
+) -> Result:
+    """All mutants of the subject's kernels, or a random ``sample`` of them."""
+    outcomes, unreached = [], []
+    for number, text, lines in _images(_reached(subject, capability)):
+        all_of_it = mutations(text)
+        unreached += [m for m in all_of_it if m.line not in lines]
+        chosen = [m for m in all_of_it if m.line in lines]
+        if sample is not None and sample < len(chosen):
+            chosen = random.Random(seed).sample(chosen, sample)
+        for mutation in chosen:
+            try:
+                interpreter().gpu_substitute(number, apply(text, mutation))
+                outcome = Outcome(mutation, _noticed(subject, capability))
+            finally:
+                interpreter().gpu_substitute(number, "")
+            outcomes.append(outcome)
+            if progress:
+                progress(outcome)
+    return Result(subject.name, tuple(outcomes), tuple(unreached))

@@ -1,0 +1,53 @@
+"""What is mutated: kernels and the cases that are to notice. A family adds its by register()."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ... import ops, reference
+from ..gpu import SimulatedGpu
+
+__all__ = ["SUBJECTS", "Subject", "register"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """``cases`` run inside ``simulated_gpu``; each raises AssertionError for a wrong result."""
+
+    name: str
+    cases: tuple[Callable[[SimulatedGpu], None], ...]
+
+
+SUBJECTS: dict[str, Subject] = {}
+
+
+def register(name: str, *cases: Callable[[SimulatedGpu], None]) -> None:
+    """Add a subject, whose kernels are those that its cases launch."""
+    SUBJECTS[name] = Subject(name, cases)
+
+
+def _norm(
+    rows: int, dim: int, dtype: torch.dtype, weight_dtype: torch.dtype | None = None
+) -> Callable[[SimulatedGpu], None]:
+    def case(_: SimulatedGpu) -> None:
+        generator = torch.Generator().manual_seed(rows)
+        x = torch.randn(rows, dim, generator=generator).to(dtype)
+        weight = torch.randn(dim, generator=generator).to(weight_dtype or dtype)
+        y = ops.rms_norm(x, weight, eps=1e-5)
+        want = reference.rms_norm(x.double(), weight.double(), eps=1e-5)
+        tolerance = 2.0**-8 if dtype == torch.bfloat16 else 1e-5
+        torch.testing.assert_close(y.double(), want, rtol=tolerance, atol=1e-6)
+
+    return case
+
+
+_F32, _BF16 = torch.float32, torch.bfloat16
+register(
+    "rms_norm",
+    *(_norm(rows, dim, dtype) for dtype in (_F32, _BF16) for rows, dim in ((9, 64), (3, 1000))),
+    *(_norm(3, 2056, dtype) for dtype in (_F32, _BF16)),
+    *(_norm(rows, dim, dtype) for dtype in (_F32, _BF16) for rows, dim in ((9, 7), (2, 700))),
+    *(_norm(2, 513, dtype) for dtype in (_F32, _BF16)),
+    *(_norm(rows, dim, _BF16, _F32) for rows, dim in ((9, 96), (3, 2056), (3, 77), (2, 515))),
+)
