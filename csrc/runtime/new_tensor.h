@@ -27,6 +27,11 @@ inline NewTensor new_tensor_like(const Tensor& like) {
   return new_tensor(like, like.dtype, std::span(like.shape, static_cast<size_t>(like.ndim)));
 }
 
+// Called for every tensor that is made on the CPU; null: nobody. A simulated GPU must know its
+// memory.
+using NewTensorObserver = void (*)(void* data, size_t bytes);
+void observe_new_tensors(NewTensorObserver observer);
+
 }  // namespace mn
 
 namespace pybind11::detail {

@@ -1,7 +1,7 @@
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['Memory', 'Module', 'gpu_add_memory', 'gpu_configure', 'gpu_images', 'gpu_remove_memory', 'gpu_substitute', 'gpu_take_launches', 'level']
+__all__: list[str] = ['Memory', 'Module', 'gpu_add_memory', 'gpu_configure', 'gpu_forget_outputs', 'gpu_images', 'gpu_remove_memory', 'gpu_substitute', 'gpu_take_launches', 'level']
 class Memory:
     def __init__(self) -> None:
         ...
@@ -28,6 +28,8 @@ class Module:
 def gpu_add_memory(begin: typing.SupportsInt | typing.SupportsIndex, bytes: typing.SupportsInt | typing.SupportsIndex, name: str, writable: bool) -> bool:
     ...
 def gpu_configure(major: typing.SupportsInt | typing.SupportsIndex, minor: typing.SupportsInt | typing.SupportsIndex, multiprocessors: typing.SupportsInt | typing.SupportsIndex, schedule: str, seed: typing.SupportsInt | typing.SupportsIndex, races: bool, checks: bool, metrics: bool, workers: typing.SupportsInt | typing.SupportsIndex, instruction_limit: typing.SupportsInt | typing.SupportsIndex) -> None:
+    ...
+def gpu_forget_outputs() -> None:
     ...
 def gpu_images() -> list[tuple[int, str]]:
     """

@@ -45,6 +45,7 @@ void bind_gpu(py::module_& m) {
   m.def(
       "gpu_remove_memory", [](u64 begin) { Gpu::instance().remove_memory(begin); },
       py::arg("begin"));
+  m.def("gpu_forget_outputs", [] { Gpu::instance().forget_outputs(); });
   m.def("gpu_take_launches", &take_launches);
   m.def(
       "gpu_images", [] { return Gpu::instance().images(); },

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "ptxsim/cudart/outputs.h"
+
 namespace ptxsim {
 namespace {
 
@@ -62,6 +64,27 @@ bool Gpu::add_memory(u64 begin, u64 bytes, const std::string& name, bool writabl
 void Gpu::remove_memory(u64 begin) {
   const Lock lock(mutex_);
   memory_.remove(begin);
+}
+
+void Gpu::add_output(u64 begin, u64 bytes) {
+  const Lock lock(mutex_);
+  std::erase_if(outputs_, [&](const auto& old) {  // one that was freed since
+    if (old.second <= begin || begin + bytes <= old.first) return false;
+    memory_.remove(old.first);
+    return true;
+  });
+  memory_.add(begin, bytes, "an output", true, false);
+  outputs_.emplace_back(begin, begin + bytes);
+}
+
+void Gpu::forget_outputs() {
+  const Lock lock(mutex_);
+  for (const auto& output : outputs_) memory_.remove(output.first);
+  outputs_.clear();
+}
+
+void add_gpu_output(void* data, size_t bytes) {
+  Gpu::instance().add_output(reinterpret_cast<u64>(data), bytes);
 }
 
 void Gpu::mark_written(const void* pointer, size_t bytes) {

@@ -45,6 +45,8 @@ class Gpu {
   bool free(void* pointer);  // false: not from allocate()
   bool add_memory(u64 begin, u64 bytes, const std::string& name, bool writable);
   void remove_memory(u64 begin);
+  void add_output(u64 begin, u64 bytes);  // outputs.h
+  void forget_outputs();
   void mark_written(const void* pointer, size_t bytes);
   void* variable(const void* host, size_t* bytes);  // null: none
 
@@ -88,6 +90,7 @@ class Gpu {
   GpuOptions options_;
   GlobalMemory memory_;
   std::map<u64, std::pair<std::unique_ptr<u8[]>, size_t>> owned_;  // by address
+  std::vector<std::pair<u64, u64>> outputs_;                       // begin, end
   std::vector<std::unique_ptr<Binary>> binaries_;
   std::map<const void*, Symbol> functions_, variables_;
   std::vector<GpuLaunch> launches_;

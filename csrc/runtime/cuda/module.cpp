@@ -4,6 +4,8 @@
 #include "runtime/errors_python.h"
 
 #ifdef MN_SIMULATED_GPU
+#include "ptxsim/cudart/outputs.h"
+#include "runtime/new_tensor.h"
 #define MN_CUDA_MODULE _cuda_sim
 #else
 #define MN_CUDA_MODULE _cuda
@@ -11,6 +13,9 @@
 
 PYBIND11_MODULE(MN_CUDA_MODULE, m) {
   mn::register_errors();
+#ifdef MN_SIMULATED_GPU
+  mn::observe_new_tensors(ptxsim::add_gpu_output);
+#endif
   // Asked before every call: a machine does not gain or lose its GPU while a process runs.
   m.def(
       "unavailable_reason",

@@ -73,6 +73,7 @@ class SimulatedGpu:
         finally:
             for begin in begins:
                 sim.gpu_remove_memory(begin)
+            sim.gpu_forget_outputs()
         self._collect(error)
         return result
 
