@@ -1,8 +1,11 @@
+#include <algorithm>
+
 #include "norm_rope/problem.h"
 #include "norm_rope/validate.h"
 #include "runtime/check.h"
 #include "runtime/module.h"
 #include "runtime/new_tensor.h"
+#include "runtime/scratch.h"
 
 namespace mn {
 namespace {
@@ -22,6 +25,44 @@ NewTensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
   else
     kernels.rms_norm_bf16_weight_f32(problem);
   return y;
+}
+
+// dx and dweight.
+std::tuple<NewTensor, NewTensor> rms_norm_backward(const Tensor& dy, const Tensor& x,
+                                                   const Tensor& weight, double eps) {
+  constexpr int64_t kMostChunks = 32, kLeastRows = 16;
+  const Check check("rms_norm_backward");
+  const RmsNormProblem forward = rms_norm_problem(check, x, weight, eps);
+  check.same_dtype(dy, "dy", x, "x");
+  check.contiguous(dy, "dy");
+  if (dy.numel() != x.numel())
+    check.fail("dy", "as many elements as x, " + x.describe(), dy.describe());
+  std::tuple out{new_tensor_like(x), new_tensor_like(weight)};
+  const NormRopeKernels& kernels = norm_rope_kernels_for_isa();
+  const pybind11::gil_scoped_release release;
+  const int64_t rows = forward.rows;
+  const int64_t chunk_rows = std::max(kLeastRows, (rows + kMostChunks - 1) / kMostChunks);
+  const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
+  char* const partial = scratch(chunks * forward.dim * static_cast<int64_t>(sizeof(float)));
+  const RmsNormBackwardProblem problem{.rows = rows,
+                                       .dim = forward.dim,
+                                       .x_stride = forward.x_stride,
+                                       .eps = forward.eps,
+                                       .x = x.data,
+                                       .weight = weight.data,
+                                       .dy = dy.data,
+                                       .dx = std::get<0>(out).view.data,
+                                       .dweight = std::get<1>(out).view.data,
+                                       .chunk_rows = chunk_rows,
+                                       .chunks = chunks,
+                                       .partial = reinterpret_cast<float*>(partial)};
+  if (x.dtype == DType::f32)
+    kernels.rms_norm_backward_f32(problem);
+  else if (weight.dtype == DType::bf16)
+    kernels.rms_norm_backward_bf16(problem);
+  else
+    kernels.rms_norm_backward_bf16_weight_f32(problem);
+  return out;
 }
 
 NewTensor bind_rope_table(const Tensor& positions, double theta, int64_t rotary_dim) {
@@ -55,7 +96,8 @@ RopeTensor rope_tensor(const Check& check, const Tensor& t, const char* argument
 }
 
 std::tuple<NewTensor, NewTensor, NewTensor> rope(const Tensor& q, const Tensor& k, const Tensor& v,
-                                                 const Tensor& table, double value_scale) {
+                                                 const Tensor& table, double value_scale,
+                                                 bool opposite) {
   const Check check("rope");
   check.dtype(q, "q", {DType::f32, DType::bf16});
   check.shape(q, "q", {kAny, kAny, kAny}, "[N, Hq, Dqk]");
@@ -75,7 +117,8 @@ std::tuple<NewTensor, NewTensor, NewTensor> rope(const Tensor& q, const Tensor& 
                       .value_scale = static_cast<float>(value_scale),
                       .q = rope_tensor(check, q, "q", q.shape[0], q.dtype),
                       .k = rope_tensor(check, k, "k", q.shape[0], q.dtype),
-                      .v = rope_tensor(check, v, "v", q.shape[0], q.dtype)};
+                      .v = rope_tensor(check, v, "v", q.shape[0], q.dtype),
+                      .opposite = opposite};
   std::tuple out{new_tensor_like(q), new_tensor_like(k), new_tensor_like(v)};
   problem.q.out = std::get<0>(out).view.data;
   problem.k.out = std::get<1>(out).view.data;
@@ -91,10 +134,12 @@ std::tuple<NewTensor, NewTensor, NewTensor> rope(const Tensor& q, const Tensor& 
 void bind_norm_rope(pybind11::module_& m) {
   namespace py = pybind11;
   m.def("rms_norm", &rms_norm, py::arg("x"), py::arg("weight"), py::arg("eps"));
+  m.def("rms_norm_backward", &rms_norm_backward, py::arg("dy"), py::arg("x"), py::arg("weight"),
+        py::arg("eps"));
   m.def("rope_table", &bind_rope_table, py::arg("positions"), py::arg("theta"),
         py::arg("rotary_dim"));
   m.def("rope", &rope, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("table"),
-        py::arg("value_scale"));
+        py::arg("value_scale"), py::arg("opposite"));
 }
 
 }  // namespace mn

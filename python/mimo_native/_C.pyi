@@ -2,7 +2,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['AttentionWeights', 'CacheLayers', 'Decoder', 'DecoderLayer', 'JoinWeights', 'PackedLayout', 'RouterWeights', 'Watch', 'advise_huge_pages', 'attention', 'attention_backward', 'attention_cached', 'attention_varlen', 'attention_varlen_backward', 'build_draft_tree', 'cache_commit', 'expert_mlp', 'expert_mlp_backward', 'expert_plan', 'grouped_gemm', 'input_grad', 'isa', 'isa_levels', 'linear', 'loss_backward', 'loss_forward', 'max_threads', 'pack', 'pack_codes', 'philox4x32_10', 'philox_uniform', 'probe_bandwidth', 'probe_flops', 'release_scratch', 'rms_norm', 'rope', 'rope_table', 'route', 'route_backward', 'sample', 'set_isa', 'swiglu', 'swiglu_grad', 'swiglu_mlp', 'unpack', 'unpack_codes', 'verify_tree', 'weight_grad']
+__all__: list[str] = ['AttentionWeights', 'CacheLayers', 'Decoder', 'DecoderLayer', 'JoinWeights', 'PackedLayout', 'RouterWeights', 'Watch', 'advise_huge_pages', 'attention', 'attention_backward', 'attention_cached', 'attention_varlen', 'attention_varlen_backward', 'build_draft_tree', 'cache_commit', 'expert_mlp', 'expert_mlp_backward', 'expert_plan', 'grouped_gemm', 'input_grad', 'isa', 'isa_levels', 'linear', 'loss_backward', 'loss_forward', 'max_threads', 'pack', 'pack_codes', 'philox4x32_10', 'philox_uniform', 'probe_bandwidth', 'probe_flops', 'release_scratch', 'rms_norm', 'rms_norm_backward', 'rope', 'rope_table', 'route', 'route_backward', 'sample', 'set_isa', 'swiglu', 'swiglu_grad', 'swiglu_mlp', 'unpack', 'unpack_codes', 'verify_tree', 'weight_grad']
 class PackedLayout:
     def __init__(self, format: str, experts: typing.SupportsInt | typing.SupportsIndex, outputs: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, expert_panels: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
@@ -113,7 +113,9 @@ def release_scratch() -> None:
     """
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: typing.SupportsFloat | typing.SupportsIndex) -> torch.Tensor:
     ...
-def rope(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor, value_scale: typing.SupportsFloat | typing.SupportsIndex) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def rms_norm_backward(dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: typing.SupportsFloat | typing.SupportsIndex) -> tuple[torch.Tensor, torch.Tensor]:
+    ...
+def rope(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor, value_scale: typing.SupportsFloat | typing.SupportsIndex, opposite: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     ...
 def rope_table(positions: torch.Tensor, theta: typing.SupportsFloat | typing.SupportsIndex, rotary_dim: typing.SupportsInt | typing.SupportsIndex) -> torch.Tensor:
     ...

@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from .. import reference
 from ..backends import choose, native
-from ._library import register_op
+from ._library import autograd_of, register_op
 
 __all__ = ["Options", "attend", "attend_with_grad"]
 
@@ -143,16 +143,13 @@ def _forward_fake(q, k, v, sink, *rest):
 def _backward(dout, dlse, q, k, v, out, lse, sink, *rest):
     options = _options(rest)
     if choose(options.op, q, k, v, needs_grad=True) == "reference":
-        with torch.enable_grad():
-            inputs = [None if t is None else t.detach().requires_grad_() for t in (q, k, v, sink)]
-            outputs = getattr(reference, options.op)(*inputs[:3], **_arguments(inputs[3], options))
-            wanted = [t for t in inputs if t is not None]
-            found = torch.autograd.grad(outputs, wanted, (dout, dlse), allow_unused=True)
-            grads = [
-                torch.zeros_like(t) if g is None else g for t, g in zip(wanted, found, strict=True)
-            ]
+
+        def f(q, k, v, sink):
+            return getattr(reference, options.op)(q, k, v, **_arguments(sink, options))
+
+        grads = autograd_of(f, (q, k, v, sink), (dout, dlse))
     else:
-        grads = list(_gradients(dout, dlse, q, k, v, sink, out, lse, options, sink is not None))
+        grads = _gradients(dout, dlse, q, k, v, sink, out, lse, options, sink is not None)
     return (*grads[:3], q.new_empty(0) if sink is None else grads[3])
 
 

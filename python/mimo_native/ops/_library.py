@@ -5,11 +5,12 @@ Only compiled code goes through here: the dispatcher costs more than a small ker
 implementation is the eager op itself, so choice of backend, checks and errors are the same.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
-__all__ = ["register_op"]
+__all__ = ["autograd_of", "register_op"]
 
 _library = torch.library.Library("mimo_native", "FRAGMENT")
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order)
@@ -38,3 +39,16 @@ def register_op(
         torch.library.register_autograd(
             f"mimo_native::{name}", backward, setup_context=setup_context, lib=_library
         )
+
+
+def autograd_of(
+    function: Callable[..., object], inputs: Sequence[Tensor | None], grads: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """A gradient for each input that there is, zero where none flows: how the backward of a
+    compiled node serves the reference backend, which has no kernels for it."""
+    with torch.enable_grad():
+        leaves = [None if t is None else t.detach().requires_grad_() for t in inputs]
+        given = [t for t in leaves if t is not None]
+        found = torch.autograd.grad(function(*leaves), given, grads, allow_unused=True)
+    missing = (torch.zeros_like(t) if g is None else g for t, g in zip(given, found, strict=True))
+    return [None if t is None else next(missing) for t in leaves]

@@ -1,33 +1,39 @@
 """RMSNorm and rotary position embedding with value scale."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.compiler import is_compiling
 
 from .. import reference
 from ..backends import choose, native, register, wants_grad
-from ._library import register_op
+from ._library import autograd_of, register_op
 
 __all__ = ["rms_norm", "rope", "rope_table"]
 
 _FLOATS = (torch.float32, torch.bfloat16)
-register("rms_norm", "cpu", dtypes=_FLOATS, options=("eps",))
+register("rms_norm", "cpu", dtypes=_FLOATS, options=("eps",), gradient=True)
 register("rms_norm", "cuda", dtypes=_FLOATS, options=("eps",))
 register("rope_table", "cpu", dtypes=(torch.int64,), options=("theta", "rotary_dim"))
-register("rope", "cpu", dtypes=_FLOATS, options=("value_scale",))
+register("rope", "cpu", dtypes=_FLOATS, options=("value_scale",), gradient=True)
 
 
 def rms_norm(x: Tensor, weight: Tensor, *, eps: float = 1e-5) -> Tensor:
     """y = x / sqrt(mean(x^2) + eps) * weight over the last dim.
 
     x [.., D] float32 or bfloat16, weight [D] of x's dtype or float32 -> y like x. Statistics and
-    the product are float32, rounded once. Raises ShapeError naming the argument.
+    the product are float32, rounded once. Differentiable in x and weight. Raises ShapeError naming
+    the argument.
     """
-    if is_compiling() and not wants_grad(x, weight):
+    if is_compiling():
         return torch.ops.mimo_native.rms_norm(x, weight, eps)
     backend = choose("rms_norm", x, weight)
     if backend == "reference":
         return reference.rms_norm(x, weight, eps=eps)
+    if wants_grad(x, weight):
+        return _RmsNorm.apply(x, weight, eps)
     return native(backend).rms_norm(x, weight, eps)
 
 
@@ -52,20 +58,109 @@ def rope(
 
     q [N, Hq, Dqk], k [N, Hkv, Dqk], v [N, Hkv, Dv], float32 or bfloat16, strides free but for the
     last dim; table from rope_table [N, rotary_dim]. Half-split pairing: dim j with
-    j + rotary_dim / 2. Returns new dense q, k, v. Section 2.1 of the report (partial RoPE).
+    j + rotary_dim / 2. Returns new dense q, k, v; differentiable in all three. Section 2.1 of the
+    report (partial RoPE).
     """
-    if is_compiling() and not wants_grad(q, k, v):
+    if is_compiling():
         return torch.ops.mimo_native.rope(q, k, v, table, value_scale)
     backend = choose("rope", q, k, v)
     if backend == "reference":
         return reference.rope(q, k, v, table, value_scale=value_scale)
-    return native(backend).rope(q, k, v, table, value_scale)
+    if wants_grad(q, k, v):
+        return _Rope.apply(q, k, v, table, value_scale)
+    return native(backend).rope(q, k, v, table, value_scale, False)
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        return rms_norm(x, weight, eps=eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        return *_rms_norm_backward(dy, *ctx.saved_tensors, ctx.eps), None
+
+
+def _rms_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    if choose("rms_norm", x, weight, needs_grad=True) == "reference":
+        return tuple(autograd_of(partial(reference.rms_norm, eps=eps), (x, weight), (dy,)))
+    return native("cpu").rms_norm_backward(dy.contiguous(), x, weight, eps)
+
+
+class _Rope(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, table: Tensor, value_scale: float):
+        ctx.save_for_backward(table)
+        ctx.value_scale = value_scale
+        return rope(q, k, v, table, value_scale=value_scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dq: Tensor, dk: Tensor, dv: Tensor):
+        return *_rope_backward(dq, dk, dv, *ctx.saved_tensors, ctx.value_scale), None, None
+
+
+def _rope_backward(
+    dq: Tensor, dk: Tensor, dv: Tensor, table: Tensor, value_scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Turned by the opposite angles, which is the transposed rotation."""
+    if choose("rope", dq, dk, dv, needs_grad=True) == "reference":
+        # Linear in each, so that anything of the right shape will do as the point.
+        turn = partial(reference.rope, table=table, value_scale=value_scale)
+        return tuple(autograd_of(turn, (dq, dk, dv), (dq, dk, dv)))
+    rows = (d if d.stride(-1) == 1 else d.contiguous() for d in (dq, dk, dv))
+    return native("cpu").rope(*rows, table, value_scale, True)
+
+
+def _dense_like(*tensors: Tensor) -> tuple[Tensor, ...]:
+    return tuple(t.new_empty(t.shape) for t in tensors)
+
+
+def _rms_norm_context(ctx, inputs, output) -> None:
+    x, weight, ctx.eps = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _rope_context(ctx, inputs, output) -> None:
+    *_, table, ctx.value_scale = inputs
+    ctx.save_for_backward(table)
 
 
 register_op(
     "rms_norm(Tensor x, Tensor weight, float eps) -> Tensor",
     lambda x, weight, eps: rms_norm(x, weight, eps=eps),
     lambda x, weight, eps: x.new_empty(x.shape),
+    setup_context=_rms_norm_context,
+    backward=lambda ctx, dy: (
+        *torch.ops.mimo_native.rms_norm_backward(dy, *ctx.saved_tensors, ctx.eps),
+        None,
+    ),
+)
+register_op(
+    "rms_norm_backward(Tensor dy, Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)",
+    _rms_norm_backward,
+    lambda dy, x, weight, eps: _dense_like(x, weight),
+)
+register_op(
+    "rope(Tensor q, Tensor k, Tensor v, Tensor table, float value_scale)"
+    " -> (Tensor, Tensor, Tensor)",
+    lambda q, k, v, table, value_scale: rope(q, k, v, table, value_scale=value_scale),
+    lambda q, k, v, table, value_scale: _dense_like(q, k, v),
+    setup_context=_rope_context,
+    backward=lambda ctx, dq, dk, dv: (
+        *torch.ops.mimo_native.rope_backward(dq, dk, dv, *ctx.saved_tensors, ctx.value_scale),
+        None,
+        None,
+    ),
+)
+register_op(
+    "rope_backward(Tensor dq, Tensor dk, Tensor dv, Tensor table, float value_scale)"
+    " -> (Tensor, Tensor, Tensor)",
+    _rope_backward,
+    lambda dq, dk, dv, table, value_scale: _dense_like(dq, dk, dv),
 )
 register_op(
     "rope_table(Tensor positions, float theta, int rotary_dim) -> Tensor",
@@ -73,10 +168,4 @@ register_op(
     lambda positions, theta, rotary_dim: positions.new_empty(
         (positions.shape[0], rotary_dim), dtype=torch.float32
     ),
-)
-register_op(
-    "rope(Tensor q, Tensor k, Tensor v, Tensor table, float value_scale)"
-    " -> (Tensor, Tensor, Tensor)",
-    lambda q, k, v, table, value_scale: rope(q, k, v, table, value_scale=value_scale),
-    lambda q, k, v, table, value_scale: tuple(t.new_empty(t.shape) for t in (q, k, v)),
 )
