@@ -73,11 +73,29 @@ Join make_join(const NormArgument& embedded, const NormArgument& hidden, const P
   return {norm_of(embedded), norm_of(hidden), weight_of(weight, "eh")};
 }
 
-Decoder make_decoder(bool bf16, const std::optional<Join>& join,
-                     const std::vector<DecoderLayer>& layers, const NormArgument& norm,
-                     const Packed& head) {
+Embedding table_of(const Tensor& table) {
+  kCheck.shape(table, "embedding", {kAny, kAny}, "[V, D]");
+  kCheck.dtype(table, "embedding", {DType::f32, DType::bf16});
+  kCheck.contiguous(table, "embedding");
+  return {table.data,
+          false,
+          {.format = table.dtype == DType::bf16 ? Format::bf16 : Format::f32,
+           .experts = 1,
+           .outputs = table.shape[0],
+           .inputs = table.shape[1],
+           .expert_panels = 0}};
+}
+
+// The embedding is a table, or with `tied` the head's plain packed weight, or the caller's affair.
+Decoder make_decoder(bool bf16, const MaybeTensor& embedding, bool tied,
+                     const std::optional<Join>& join, const std::vector<DecoderLayer>& layers,
+                     const NormArgument& norm, const Packed& head) {
+  std::optional<Embedding> lookup;
+  if (embedding) lookup = table_of(*embedding);
+  if (tied) lookup = Embedding{head.first.data, true, head.second};
   return {.bf16 = bf16,
           .hidden_size = norm.first.numel(),
+          .embedding = lookup,
           .join = join,
           .layers = layers,
           .norm = norm_of(norm),
@@ -95,22 +113,25 @@ CacheLayers make_caches(const std::vector<Storage>& layers, const Tensor& length
   return caches;
 }
 
-void step(const Decoder& d, const CacheLayers& caches, const Tensor& x, const MaybeTensor& hidden,
-          const Tensor& cu_seqlens, const MaybeTensor& ancestors, const Tensor& staged,
-          const MaybeTensor& routing, const MaybeTensor& logits, const MaybeTensor& logit_rows) {
+void step(const Decoder& d, const CacheLayers& caches, const Tensor& ids, const MaybeTensor& hidden,
+          const MaybeTensor& cu_seqlens, const MaybeTensor& ancestors, const Tensor& x,
+          const Tensor& staged, const MaybeTensor& routing, const MaybeTensor& logits, bool last,
+          bool commit) {
+  const Check check("forward");
+  check.shape(ids, "ids", {kAny, kAny}, "[B, T]");
   const DType dtype = d.bf16 ? DType::bf16 : DType::f32;
   for (const auto& [tensor, name] : {std::pair{&x, "x"}, {hidden ? &*hidden : &x, "hidden"}}) {
-    kCheck.shape(*tensor, name, {kAny, d.hidden_size}, "[N, D]");
-    kCheck.dtype(*tensor, name, {dtype});
-    kCheck.contiguous(*tensor, name);
+    check.shape(*tensor, name, {ids.shape[0], ids.shape[1], d.hidden_size}, "[B, T, D]");
+    check.dtype(*tensor, name, {dtype});
+    check.contiguous(*tensor, name);
   }
   if (caches.layers.size() != d.layers.size())
-    kCheck.fail("caches", std::to_string(d.layers.size()) + " layers",
-                std::to_string(caches.layers.size()));
-  if (logits) kCheck.contiguous(*logits, "logits");
+    check.fail("cache", std::to_string(d.layers.size()) + " layers",
+               std::to_string(caches.layers.size()));
   const py::gil_scoped_release release;
-  run_step(kCheck, d, caches, {x, hidden, cu_seqlens, ancestors},
-           {staged, routing, logits, logit_rows});
+  const StepTokens tokens{ids, hidden, cu_seqlens, ancestors};
+  run_step(check, d, caches, tokens, {x, staged, routing, logits}, last);
+  if (commit) commit_all(Check("commit"), caches, tokens, staged);
 }
 
 void commit_step(const CacheLayers& caches, const Tensor& staged, const Tensor& cu_seqlens,
@@ -150,12 +171,13 @@ void bind_model(py::module_& m) {
       .def("commit", &commit_step, py::arg("staged"), py::arg("cu_seqlens"), py::arg("rows"),
            py::arg("ancestors"));
   py::class_<Decoder>(m, "Decoder")
-      .def(py::init(&make_decoder), py::kw_only(), py::arg("bf16"), py::arg("join"),
-           py::arg("layers"), py::arg("norm"), py::arg("head"), py::keep_alive<1, 3>(),
-           py::keep_alive<1, 4>(), py::keep_alive<1, 5>(), py::keep_alive<1, 6>())
-      .def("step", &step, py::arg("caches"), py::kw_only(), py::arg("x"), py::arg("hidden"),
-           py::arg("cu_seqlens"), py::arg("ancestors"), py::arg("staged"), py::arg("routing"),
-           py::arg("logits"), py::arg("logit_rows"));
+      .def(py::init(&make_decoder), py::kw_only(), py::arg("bf16"), py::arg("embedding"),
+           py::arg("tied"), py::arg("join"), py::arg("layers"), py::arg("norm"), py::arg("head"),
+           py::keep_alive<1, 3>(), py::keep_alive<1, 5>(), py::keep_alive<1, 6>(),
+           py::keep_alive<1, 7>(), py::keep_alive<1, 8>())
+      .def("step", &step, py::arg("caches"), py::arg("ids"), py::arg("hidden"),
+           py::arg("cu_seqlens"), py::arg("ancestors"), py::arg("x"), py::arg("staged"),
+           py::arg("routing"), py::arg("logits"), py::arg("last"), py::arg("commit"));
   py::class_<Watch>(m, "Watch")
       .def(py::init<py::list, py::list, py::list>(), py::arg("entries"), py::arg("empty"),
            py::arg("tensors"))

@@ -7,6 +7,7 @@
 
 #include "attention/commit.h"
 #include "gemm/problem.h"
+#include "model/embedding.h"
 #include "routing/problem.h"
 #include "runtime/tensor.h"
 
@@ -53,7 +54,8 @@ struct Join {
 struct Decoder {
   bool bf16;  // activations; else float32
   int64_t hidden_size;
-  std::optional<Join> join;  // of an MTP block
+  std::optional<Embedding> embedding;  // none: the caller embeds
+  std::optional<Join> join;            // of an MTP block
   std::vector<DecoderLayer> layers;
   Norm norm;
   Weights head;

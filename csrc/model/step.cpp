@@ -2,34 +2,55 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
-#include <map>
 
-#include "attention/cached.h"
-#include "experts/run.h"
-#include "gemm/run.h"
-#include "model/problem.h"
-#include "norm_rope/problem.h"
-#include "routing/run.h"
-#include "runtime/scratch.h"
+#include "attention/call.h"
+#include "model/pass.h"
 
 namespace mn {
 namespace {
 
-const std::optional<Tensor> kNone;
-
-Tensor dense(void* data, DType dtype, std::initializer_list<int64_t> sizes) {
-  Tensor t;
-  t.data = data;
-  t.dtype = dtype;
-  t.ndim = static_cast<int>(sizes.size());
-  std::copy(sizes.begin(), sizes.end(), t.shape);
-  int64_t stride = 1;
-  for (int i = t.ndim - 1; i >= 0; --i) {
-    t.stride[i] = stride;
-    stride *= t.shape[i];
+// Bounds of the sequences in the packed tokens.
+std::vector<int64_t> step_edges(const Check& check, const StepTokens& tokens, int64_t rows) {
+  const int64_t batch = tokens.ids.shape[0], length = tokens.ids.shape[1];
+  std::vector<int64_t> edges;
+  if (tokens.cu_seqlens) {
+    if (batch != 1)
+      check.fail("cu_seqlens", "packed tokens [1, T] beside it", tokens.ids.describe());
+    edges = read_edges(check, *tokens.cu_seqlens, "cu_seqlens", length);
+  } else {
+    for (int64_t b = 0; b <= batch; ++b) edges.push_back(b * length);
   }
-  return t;
+  if (static_cast<int64_t>(edges.size()) != rows + 1)
+    check.fail("cache", std::to_string(edges.size() - 1) + " rows, one per sequence of input_ids",
+               std::to_string(rows) + " rows");
+  return edges;
+}
+
+// Valid while `edges` is.
+Tensor edges_view(const std::vector<int64_t>& edges) {
+  return dense(const_cast<int64_t*>(edges.data()), DType::i64,
+               {static_cast<int64_t>(edges.size())});
+}
+
+void narrow(const int32_t* ids, int64_t count, const Tensor& out, int64_t at) {
+  for (int64_t i = 0; i < count; ++i)
+    if (out.dtype == DType::u8)
+      out.as<uint8_t>()[at + i] = static_cast<uint8_t>(ids[i]);
+    else
+      out.as<int16_t>()[at + i] = static_cast<int16_t>(ids[i]);
+}
+
+// Of a draft tree only one path is committed, so its size does not matter.
+void check_room(const CacheLayers& caches, const std::vector<int64_t>& edges) {
+  for (size_t row = 0; row + 1 < edges.size(); ++row) {
+    const int64_t after = caches.lengths.as<int64_t>()[row] + edges[row + 1] - edges[row];
+    if (after > caches.max_tokens)
+      Check("cache").fail("tokens",
+                          "at most " + std::to_string(caches.max_tokens) +
+                              " tokens in a row, the cache's max_tokens",
+                          std::to_string(after) + " tokens in row " + std::to_string(row),
+                          "Make the cache with a larger max_tokens, or truncate the row.");
+  }
 }
 
 // Position of every token: after its row's committed ones, a tree's node as deep as it has
@@ -47,213 +68,6 @@ std::vector<int64_t> token_positions(const Tensor& lengths, const std::vector<in
   return positions;
 }
 
-// The sizes of the memory between the ops, largest over the layers.
-struct Widths {
-  int64_t qkv = 0, q = 0, attended = 0, experts = 0, slots = 0, joined = 0;
-
-  explicit Widths(const Decoder& decoder) {
-    for (const DecoderLayer& layer : decoder.layers) {
-      const AttentionWeights& a = layer.attention;
-      qkv = std::max(qkv, a.qkv.layout.outputs);
-      q = std::max(q, a.q_heads * a.head_dim);
-      attended = std::max(attended, a.q_heads * a.v_head_dim);
-      if (!layer.router) continue;
-      experts = std::max(experts, layer.router->proj.layout.outputs);
-      slots = std::max(slots, layer.router->top_k);
-    }
-    if (decoder.join) joined = 2 * decoder.hidden_size;
-  }
-};
-
-class Pass {
- public:
-  Pass(const Decoder& decoder, const StepTokens& tokens, std::vector<int64_t> positions,
-       int64_t logit_rows)
-      : decoder_(decoder),
-        tokens_(tokens),
-        positions_(std::move(positions)),
-        n_(static_cast<int64_t>(positions_.size())),
-        dtype_(decoder.bf16 ? DType::bf16 : DType::f32) {
-    const Widths widths(decoder);
-    const int64_t value = size_of(dtype_);
-    ScratchPlan parts;
-    const int64_t rows = std::max(n_, logit_rows);
-    const int64_t normed = parts.add(rows * decoder.hidden_size * value);
-    const int64_t branch = parts.add(n_ * decoder.hidden_size * value);
-    const int64_t qkv = parts.add(n_ * std::max(widths.qkv, widths.joined) * value);
-    const int64_t q = parts.add(n_ * widths.q * value);
-    const int64_t attended = parts.add(n_ * widths.attended * value);
-    const int64_t router_logits = parts.add(n_ * widths.experts * 4);
-    const int64_t ids = parts.add(n_ * widths.slots * 4);
-    const int64_t weights = parts.add(n_ * widths.slots * 4);
-    char* base = workspace(parts.total());
-    normed_ = base + normed;
-    branch_ = base + branch;
-    qkv_ = base + qkv;
-    q_ = base + q;
-    attended_ = base + attended;
-    router_logits_ = reinterpret_cast<float*>(base + router_logits);
-    ids_ = reinterpret_cast<int32_t*>(base + ids);
-    weights_ = reinterpret_cast<float*>(base + weights);
-  }
-
-  // x = W [norm(x), norm(hidden)]
-  void join(const Join& j) {
-    const int64_t row = decoder_.hidden_size * size_of(dtype_);
-    const void* halves[] = {tokens_.x.data, tokens_.hidden->data};
-    const Norm* norms[] = {&j.embedded, &j.hidden};
-    for (int half = 0; half < 2; ++half) {
-      norm(*norms[half], halves[half], n_, normed_);
-      for (int64_t i = 0; i < n_; ++i)
-        std::memcpy(qkv_ + (2 * i + half) * row, normed_ + i * row, static_cast<size_t>(row));
-    }
-    linear(j.weight, qkv_, n_, tokens_.x.data, decoder_.bf16);
-  }
-
-  // `staged` receives the new keys, then the new values; `routing` the router's ids, or null.
-  void layer(const DecoderLayer& l, const CommitLayer& cache, const Tensor& lengths, char* staged,
-             int32_t* routing) {
-    norm(l.before_attention, tokens_.x.data, n_, normed_);
-    attention(l.attention, cache, lengths, staged);
-    add();
-    norm(l.before_mlp, tokens_.x.data, n_, normed_);
-    feed_forward(l, routing);
-    add();
-  }
-
-  void final_norm() { norm(decoder_.norm, tokens_.x.data, n_, tokens_.x.data); }
-
-  void logits(const Tensor& out, const std::optional<Tensor>& rows) {
-    const int64_t count = out.shape[0], row = decoder_.hidden_size * size_of(dtype_);
-    const char* x = tokens_.x.as<char>();
-    const void* source = normed_;
-    for (int64_t i = 0; rows && i < count; ++i) {
-      const char* token = x + rows->as<int64_t>()[i] * row;
-      if (decoder_.join)  // already normed
-        std::memcpy(normed_ + i * row, token, static_cast<size_t>(row));
-      else
-        norm(decoder_.norm, token, 1, normed_ + i * row);
-    }
-    if (!rows) {
-      if (decoder_.join)
-        source = x;
-      else
-        norm(decoder_.norm, x, n_, normed_);
-    }
-    linear(decoder_.head, source, count, out.data, false);
-  }
-
- private:
-  void norm(const Norm& norm, const void* x, int64_t rows, void* y) const {
-    const NormRopeKernels& kernels = norm_rope_kernels_for_isa();
-    const auto kernel = !decoder_.bf16 ? kernels.rms_norm_f32
-                        : norm.bf16    ? kernels.rms_norm_bf16
-                                       : kernels.rms_norm_bf16_weight_f32;
-    kernel({.rows = rows,
-            .dim = decoder_.hidden_size,
-            .x_stride = decoder_.hidden_size,
-            .eps = norm.eps,
-            .x = x,
-            .weight = norm.weight,
-            .y = y});
-  }
-
-  void linear(const Weights& w, const void* x, int64_t rows, void* y, bool y_bf16) const {
-    run_gemm({x, w.layout.inputs, nullptr, decoder_.bf16}, w, &rows, 1, y, y_bf16);
-  }
-
-  // x += branch
-  void add() const {
-    const ModelKernels& kernels = model_kernels_for_isa();
-    (decoder_.bf16 ? kernels.add_bf16
-                   : kernels.add_f32)({n_ * decoder_.hidden_size, tokens_.x.data, branch_});
-  }
-
-  const float* table(double theta, int64_t rotary_dim) {
-    std::vector<float>& t = tables_[{theta, rotary_dim}];
-    if (t.empty()) {
-      t.resize(static_cast<size_t>(n_ * rotary_dim));
-      rope_table(positions_.data(), n_, theta, rotary_dim, t.data());
-    }
-    return t.data();
-  }
-
-  void attention(const AttentionWeights& a, const CommitLayer& cache, const Tensor& lengths,
-                 char* staged) {
-    linear(a.qkv, normed_, n_, qkv_, decoder_.bf16);
-    const int64_t value = size_of(dtype_), width = a.qkv.layout.outputs;
-    const int64_t q_width = a.q_heads * a.head_dim, k_width = a.kv_heads * a.head_dim;
-    char* const v_new = staged + n_ * k_width * value;
-    const auto part = [&](int64_t heads, int64_t dim, int64_t column, void* out) {
-      return RopeTensor{heads, dim, width, dim, qkv_ + column * value, out};
-    };
-    const NormRopeKernels& kernels = norm_rope_kernels_for_isa();
-    (decoder_.bf16 ? kernels.rope_bf16 : kernels.rope_f32)(
-        {.tokens = n_,
-         .rotary_dim = a.rotary_dim,
-         .table = table(a.theta, a.rotary_dim),
-         .value_scale = a.value_scale,
-         .q = part(a.q_heads, a.head_dim, 0, q_),
-         .k = part(a.kv_heads, a.head_dim, q_width, staged),
-         .v = part(a.kv_heads, a.v_head_dim, q_width + k_width, v_new)});
-    attention_cached(
-        Check("attention_cached"),
-        {dense(q_, dtype_, {n_, a.q_heads, a.head_dim}),
-         dense(staged, dtype_, {n_, a.kv_heads, a.head_dim}),
-         dense(v_new, dtype_, {n_, a.kv_heads, a.v_head_dim}),
-         dense(attended_, dtype_, {n_, a.q_heads, a.v_head_dim}), kNone, a.sink, "k_new", "v_new"},
-        {cache.keys, cache.values, cache.head_dim, cache.v_head_dim, lengths,
-         cache.held_from.has_value()},
-        {tokens_.cu_seqlens, kNone, tokens_.ancestors},
-        {.scale = std::nullopt, .causal = true, .window_keys = a.window_keys});
-    linear(a.o, attended_, n_, branch_, decoder_.bf16);
-  }
-
-  void feed_forward(const DecoderLayer& l, int32_t* routing) {
-    ExpertLayer layer{.gate_up = l.gate_up,
-                      .down = l.down,
-                      .routed = l.router.has_value(),
-                      .ids = routing ? routing : ids_,
-                      .weights = nullptr,
-                      .slots = 1};
-    if (l.router) {
-      route(*l.router, routing ? routing : ids_);
-      layer.weights = weights_;
-      layer.slots = l.router->top_k;
-    }
-    run_experts(layer, {normed_, decoder_.hidden_size, nullptr, decoder_.bf16}, n_, nullptr,
-                branch_, decoder_.bf16);
-  }
-
-  void route(const Router& r, int32_t* ids) {
-    linear(r.proj, normed_, n_, router_logits_, false);
-    run_route(Check("route"), {.tokens = n_,
-                               .experts = r.proj.layout.outputs,
-                               .top_k = r.top_k,
-                               .groups = r.groups,
-                               .open_groups = r.open_groups,
-                               .rule = r.rule,
-                               .logits = router_logits_,
-                               .logits_stride = r.proj.layout.outputs,
-                               .bias = r.bias,
-                               .replay = false,
-                               .ids = ids,
-                               .weights = weights_,
-                               .job_shares = nullptr,
-                               .job_counts = nullptr});
-  }
-
-  const Decoder& decoder_;
-  const StepTokens& tokens_;
-  const std::vector<int64_t> positions_;
-  const int64_t n_;
-  const DType dtype_;
-  char *normed_, *branch_, *qkv_, *q_, *attended_;
-  float *router_logits_, *weights_;
-  int32_t* ids_;
-  std::map<std::pair<double, int64_t>, std::vector<float>> tables_;
-};
-
 }  // namespace
 
 int64_t CacheLayers::staged_per_token() const {
@@ -263,26 +77,50 @@ int64_t CacheLayers::staged_per_token() const {
   return count;
 }
 
-void run_step(const Check& check, const Decoder& decoder, const CacheLayers& caches,
-              const StepTokens& tokens, const StepResults& results) {
-  const int64_t n = tokens.x.shape[0];
-  const std::vector<int64_t> edges = read_edges(check, tokens.cu_seqlens, "cu_seqlens", n);
+void run_step(const Check& check, const Decoder& d, const CacheLayers& caches,
+              const StepTokens& tokens, const StepResults& results, bool last) {
+  const std::vector<int64_t> ids =
+      read_ids(check, tokens.ids, d.join ? "next_ids" : "input_ids", d.head.layout.outputs);
+  const int64_t n = tokens.ids.numel();
+  const std::vector<int64_t> edges = step_edges(check, tokens, caches.lengths.numel());
+  PassTokens pass_tokens{.count = n,
+                         .x = results.x.data,
+                         .cu_seqlens = edges_view(edges),
+                         .ancestors = std::nullopt,
+                         .positions = {}};
   std::vector<int64_t> masks;
-  if (tokens.ancestors) masks = read_integers(check, *tokens.ancestors, "ancestors", n, "[N]");
-  Pass pass(decoder, tokens, token_positions(caches.lengths, edges, masks),
-            results.logits ? results.logits->shape[0] : 0);
-  if (decoder.join) pass.join(*decoder.join);
-  char* staged = results.staged.as<char>();
-  int32_t* routing = results.routing ? results.routing->as<int32_t>() : nullptr;
-  for (size_t i = 0; i < decoder.layers.size(); ++i) {
-    const DecoderLayer& layer = decoder.layers[i];
-    const AttentionWeights& a = layer.attention;
-    pass.layer(layer, caches.layers[i], caches.lengths, staged, layer.router ? routing : nullptr);
-    staged += n * a.kv_heads * (a.head_dim + a.v_head_dim) * size_of(tokens.x.dtype);
-    if (layer.router && routing) routing += n * layer.router->top_k;
+  if (tokens.ancestors) {
+    check.shape(*tokens.ancestors, "ancestors", {tokens.ids.shape[0], tokens.ids.shape[1]},
+                "the shape of input_ids, [B, T]");
+    check.contiguous(*tokens.ancestors, "ancestors");
+    check.dtype(*tokens.ancestors, "ancestors", {DType::i64});
+    pass_tokens.ancestors = dense(tokens.ancestors->data, DType::i64, {n});
+    masks = read_integers(check, *pass_tokens.ancestors, "ancestors", n, "[N]");
+  } else if (!d.join) {
+    check_room(caches, edges);
   }
-  if (decoder.join) pass.final_norm();
-  if (results.logits) pass.logits(*results.logits, results.logit_rows);
+  pass_tokens.positions = token_positions(caches.lengths, edges, masks);
+
+  std::vector<int64_t> last_rows;
+  for (size_t row = 0; last && row + 1 < edges.size(); ++row)
+    last_rows.push_back(edges[row + 1] > 0 ? edges[row + 1] - 1 : n - 1);
+  Pass pass(d, std::move(pass_tokens), static_cast<int64_t>(last_rows.size()));
+  if (d.embedding) embed(*d.embedding, ids, results.x.data);
+  if (d.join) pass.join(*d.join, tokens.hidden->data);
+  char* staged = results.staged.as<char>();
+  int64_t routed = 0;
+  for (size_t i = 0; i < d.layers.size(); ++i) {
+    const DecoderLayer& layer = d.layers[i];
+    const AttentionWeights& a = layer.attention;
+    const int32_t* chosen = pass.layer(layer, caches.layers[i], caches.lengths, staged);
+    staged += n * a.kv_heads * (a.head_dim + a.v_head_dim) * size_of(results.x.dtype);
+    if (!chosen || !results.routing) continue;
+    const int64_t count = n * layer.router->top_k;
+    narrow(chosen, count, *results.routing, routed);
+    routed += count;
+  }
+  if (d.join) pass.final_norm();
+  if (results.logits) pass.logits(last ? &last_rows : nullptr, results.logits->data);
 }
 
 void commit_staged(const Check& check, const CacheLayers& caches, const Tensor& staged,
@@ -299,6 +137,12 @@ void commit_staged(const Check& check, const CacheLayers& caches, const Tensor& 
     at += layer.v_new.numel() * size_of(staged.dtype);
   }
   commit(check, layers, {caches.lengths, cu_seqlens, rows, ancestors, caches.max_tokens});
+}
+
+void commit_all(const Check& check, const CacheLayers& caches, const StepTokens& tokens,
+                const Tensor& staged) {
+  const std::vector<int64_t> edges = step_edges(check, tokens, caches.lengths.numel());
+  commit_staged(check, caches, staged, edges_view(edges), std::nullopt, std::nullopt);
 }
 
 }  // namespace mn

@@ -7,28 +7,33 @@
 
 namespace mn {
 
+// Shapes as in MiMoForCausalLM.forward and mtp: B sequences of T tokens, or with cu_seqlens one row
+// of packed ones; N = B * T.
 struct StepTokens {
-  Tensor x;                         // [N, D]: embedded; becomes the result
-  std::optional<Tensor> hidden;     // [N, D]: the main model's, for an MTP block
-  Tensor cu_seqlens;                // [B + 1]
-  std::optional<Tensor> ancestors;  // int64 [N], of a draft tree
+  Tensor ids;                    // [B, T]
+  std::optional<Tensor> hidden;  // [B, T, D]: the main model's, for an MTP block
+  std::optional<Tensor> cu_seqlens;
+  std::optional<Tensor> ancestors;  // int64 [B, T], of a draft tree
 };
 
 struct StepResults {
-  Tensor staged;                     // [N * staged_per_token]: per layer k [N, ..], then v [N, ..]
-  std::optional<Tensor> routing;     // int32 [moe layers, N, K]
-  std::optional<Tensor> logits;      // float32 [M, V]
-  std::optional<Tensor> logit_rows;  // int64 [M]: their tokens; none: all
+  Tensor x;                       // [B, T, D] hidden states before the final norm (MTP: after it)
+  Tensor staged;                  // [N * staged_per_token]: per layer k [N, ..], then v [N, ..]
+  std::optional<Tensor> routing;  // uint8 or int16 [moe layers, B, T, K]
+  std::optional<Tensor> logits;   // float32 [.., V]: of every token, or of each sequence's last
 };
 
-// x becomes the hidden states before the final norm (of an MTP block: after it). Reads the caches
-// and writes the tensors of `tokens.x` and `results` only.
+// Reads the caches and writes the results only. Where the decoder has no embedding, x holds the
+// embedded tokens. `last`: which tokens' logits.
 void run_step(const Check& check, const Decoder& decoder, const CacheLayers& caches,
-              const StepTokens& tokens, const StepResults& results);
+              const StepTokens& tokens, const StepResults& results, bool last);
 
 // Appends the step that `staged` holds; see ModelCache.commit.
 void commit_staged(const Check& check, const CacheLayers& caches, const Tensor& staged,
                    const Tensor& cu_seqlens, const std::optional<Tensor>& rows,
                    const std::optional<Tensor>& ancestors);
+// The same of all tokens of a pass.
+void commit_all(const Check& check, const CacheLayers& caches, const StepTokens& tokens,
+                const Tensor& staged);
 
 }  // namespace mn

@@ -38,9 +38,9 @@ class CacheLayers:
         Elements of one token's new keys and values in all layers.
         """
 class Decoder:
-    def __init__(self, *, bf16: bool, join: JoinWeights | None, layers: collections.abc.Sequence[DecoderLayer], norm: tuple[torch.Tensor, typing.SupportsFloat | typing.SupportsIndex], head: tuple[torch.Tensor, PackedLayout]) -> None:
+    def __init__(self, *, bf16: bool, embedding: torch.Tensor | None, tied: bool, join: JoinWeights | None, layers: collections.abc.Sequence[DecoderLayer], norm: tuple[torch.Tensor, typing.SupportsFloat | typing.SupportsIndex], head: tuple[torch.Tensor, PackedLayout]) -> None:
         ...
-    def step(self, caches: CacheLayers, *, x: torch.Tensor, hidden: torch.Tensor | None, cu_seqlens: torch.Tensor, ancestors: torch.Tensor | None, staged: torch.Tensor, routing: torch.Tensor | None, logits: torch.Tensor | None, logit_rows: torch.Tensor | None) -> None:
+    def step(self, caches: CacheLayers, ids: torch.Tensor, hidden: torch.Tensor | None, cu_seqlens: torch.Tensor | None, ancestors: torch.Tensor | None, x: torch.Tensor, staged: torch.Tensor, routing: torch.Tensor | None, logits: torch.Tensor | None, last: bool, commit: bool) -> None:
         ...
 class Watch:
     def __init__(self, entries: list, empty: list, tensors: list) -> None:

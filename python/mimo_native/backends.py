@@ -26,7 +26,7 @@ from torch import Tensor, is_grad_enabled
 from . import env
 from .errors import UnsupportedError
 
-__all__ = ["Explanation", "choose", "explain", "native", "register", "use", "wants_grad"]
+__all__ = ["Explanation", "choose", "explain", "forced", "native", "register", "use", "wants_grad"]
 
 NAMES = ("cpu", "cuda", "reference")
 _REMEDY = 'The plain torch of mimo_native.backends.use("reference") serves every case, slowly.'
@@ -96,6 +96,11 @@ def use(backend: str | None) -> Iterator[None]:
         yield
     finally:
         _forced.reset(token)
+
+
+def forced() -> str | None:
+    """The backend that the context asks for, None where it leaves the choice."""
+    return _forced.get()
 
 
 def wants_grad(*tensors: Tensor | None) -> bool:

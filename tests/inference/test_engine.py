@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import mimo_native as mn
-from mimo_native.cache import ModelCache
 from mimo_native.inference import Engine
+from mimo_native.nn.native import NativeDecoder
 
 CONFIG = mn.MiMoConfig.tiny()
 
@@ -210,7 +210,7 @@ def test_a_failed_step_loses_nothing(model, monkeypatch: pytest.MonkeyPatch) -> 
         raise RuntimeError("interrupted")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ModelCache, "commit", fail)
+        patch.setattr(NativeDecoder, "run", fail)
         with pytest.raises(RuntimeError, match="interrupted"):
             engine.step()
     while engine.has_work:

@@ -159,6 +159,10 @@ class ModelCache:
             write(layers, self.lengths, step.cu_seqlens, rows, step.ancestors, self.max_tokens)
         self._step = None
 
+    def drop_step(self) -> None:
+        """Let go of a staged step: later tokens have been committed."""
+        self._step = None
+
     def stage_mtp(
         self, k: int, keys_values: Sequence[tuple[Tensor, Tensor]] | Tensor, cu_seqlens: Tensor
     ) -> None:

@@ -17,8 +17,7 @@ from torch import Tensor
 from .. import ops
 from ..cache import KvFormat
 from ..errors import ShapeError
-from ..nn import MiMoForCausalLM
-from ..nn.model import Output
+from ..nn import MiMoForCausalLM, Output
 from .request import FinishReason, Piece, Request, Stats
 from .sampling import PENALTIES, Sampling
 from .speculation import PLAIN, Draft, Mode, Speculator
@@ -138,12 +137,16 @@ class Engine:
                 seconds = time.perf_counter() - began
                 self.speculator.record(drafts.arm, active, tokens, seconds)
                 return pieces
-        hidden, cu_seqlens = self._feed()
+        out, cu_seqlens = self._feed()
         ready = [r for r in active if r.fed == len(r.tokens)]
         if not ready:
             return []
-        last = torch.tensor([cu_seqlens[r.row + 1] - 1 for r in ready])
-        ids, logprobs = self._sample(self.model.logits(hidden[last]), ready)
+        if out.logits is not None:
+            logits = out.logits[0]  # one token of every occupied row, all of them ready
+        else:
+            last = torch.tensor([cu_seqlens[r.row + 1] - 1 for r in ready])
+            logits = self.model.logits(out.hidden[0, last])
+        ids, logprobs = self._sample(logits, ready)
         now = time.perf_counter()
         if self.speculator is not None and decoding:
             self.speculator.record(PLAIN, active, len(active), now - began)
@@ -181,18 +184,23 @@ class Engine:
         self._held[row] = held[:common]
         return common
 
-    def _feed(self) -> tuple[Tensor, list[int]]:
-        """Run the next chunk of every row; hidden [N, D] and the rows' bounds in it."""
+    def _feed(self) -> tuple[Output, list[int]]:
+        """Run the next chunk of every row; the pass's output and the rows' bounds in it.
+
+        With logits where every row feeds its last token; else only some tokens' are needed.
+        """
         budget = self.prefill_chunk
         ids: list[int] = []
         cu_seqlens = [0]
         chunks: list[tuple[Request, int]] = []
+        decoding = True
         for request in self.rows:
             if request is not None:
                 pending = request.tokens[request.fed :]
                 # A decoding row always goes along; prompts share what is left of the chunk.
                 count = len(pending) if len(pending) == 1 else min(len(pending), budget)
                 budget = max(budget - count, 0)
+                decoding = decoding and len(pending) == 1
                 ids += pending[:count]
                 chunks.append((request, count))
             cu_seqlens.append(len(ids))
@@ -200,12 +208,12 @@ class Engine:
             torch.tensor([ids]),
             cu_seqlens=torch.tensor(cu_seqlens, dtype=torch.int32),
             cache=self.cache,
-            logits="none",
+            logits="all" if decoding else "none",
         )
         for request, count in chunks:
             start = cu_seqlens[request.row]
             self._fed(request, ids[start : start + count], out, slice(start, start + count))
-        return out.hidden[0], cu_seqlens
+        return out, cu_seqlens
 
     def _fed(self, request: Request, ids: list[int], out: Output, at: slice | list[int]) -> None:
         """Note tokens that have entered the cache; ``at``: where they are in the pass."""
@@ -237,9 +245,9 @@ class Engine:
             cu_seqlens=torch.tensor(cu_seqlens, dtype=torch.int32),
             cache=self.cache,
             ancestors=torch.cat(masks)[None],
-            logits="none",
+            logits="all",
         )
-        logits = self.model.logits(out.hidden[0])
+        logits = out.logits[0]
         walks = {}
         for request in requests:
             start, end = cu_seqlens[request.row], cu_seqlens[request.row + 1]

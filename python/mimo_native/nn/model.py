@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["MiMoForCausalLM", "MiMoModel", "Output"]
 
 LogitsMode = Literal["all", "last", "none"]
+MODES = get_args(LogitsMode)
 
 
 @dataclass
@@ -103,21 +104,22 @@ class MiMoForCausalLM(nn.Module):
         token ids, -100 = no target; a position is trained on the label after it, within its
         document. Raises ShapeError; a failed call leaves the cache as it was.
         """
+        plain = position_ids is None and attention_mask is None and labels is None
+        plain = plain and replay_ids is None and logits in MODES
+        if plain and self._native.serves(self, input_ids, cache):
+            return Output(*self._native.run(self, input_ids, cu_seqlens, cache, ancestors, logits))
         self._check_labels(labels, input_ids.shape)
         batch = self._pack(
             input_ids, position_ids, attention_mask, cu_seqlens, cache, ancestors, replay_ids
         )
         x = self.model.embed_tokens(batch.take(input_ids))
-        if replay_ids is None and self._native.serves(self, x, cache):
-            x, staged, routing = self._native.run(x, batch)
-        else:
-            x, staged, routing = self._run_layers(x, batch, replay_ids)
+        x, keys_values, routing = self._run_layers(x, batch, replay_ids)
         out = self._finish(batch, x, labels, logits, shift=1)
         if routing is not None:
             narrow = torch.uint8 if self.config.n_routed_experts <= 256 else torch.int16
             out.routing = torch.stack([batch.put(ids) for ids in routing.to(narrow)])
         if cache is not None:
-            cache.stage(staged, batch.cu_seqlens, batch.ancestors)
+            cache.stage(keys_values, batch.cu_seqlens, batch.ancestors)
             if ancestors is None:
                 cache.commit()
         return out
@@ -176,7 +178,13 @@ class MiMoForCausalLM(nn.Module):
                 expected=f"[B, T, D] = {list(expected)}",
                 got=str(list(hidden.shape)),
             )
-        self._check_ids(next_ids, "next_ids")
+        plain = position_ids is None and labels is None and logits in MODES
+        plain = plain and not hidden.requires_grad
+        if plain and self._native.serves(self, next_ids, cache):
+            return Output(
+                *self._native.run_block(self, k, next_ids, hidden, cu_seqlens, cache, logits)
+            )
+        self.check_ids(next_ids, "next_ids")
         self._check_labels(labels, next_ids.shape)
         batch = pack_batch(
             tuple(next_ids.shape),
@@ -187,16 +195,13 @@ class MiMoForCausalLM(nn.Module):
             ancestors=ancestors,
             cache=cache,
         )
-        x, hidden = self.model.embed_tokens(batch.take(next_ids)), batch.take(hidden)
-        if not hidden.requires_grad and self._native.serves(self, x, cache):
-            x, staged = self._native.run_block(k, x, hidden, batch)
-        else:
-            layer_cache = None if cache is None else cache.mtp_layers[k]
-            x, keys, values = self.model.mtp.layers[k](x, hidden, batch, layer_cache)
-            staged = [(keys, values)]
+        embedded = self.model.embed_tokens(batch.take(next_ids))
+        layer_cache = None if cache is None else cache.mtp_layers[k]
+        block = self.model.mtp.layers[k]
+        x, keys, values = block(embedded, batch.take(hidden), batch, layer_cache)
         out = self._finish(batch, x, labels, logits, shift=k + 2, normed=True)
         if cache is not None:
-            cache.stage_mtp(k, staged, batch.cu_seqlens)
+            cache.stage_mtp(k, [(keys, values)], batch.cu_seqlens)
         return out
 
     def _pack(
@@ -209,7 +214,7 @@ class MiMoForCausalLM(nn.Module):
         ancestors: Tensor | None,
         replay_ids: Tensor | None,
     ) -> Batch:
-        self._check_ids(input_ids, "input_ids")
+        self.check_ids(input_ids, "input_ids")
         if ancestors is not None and cache is None:
             raise ShapeError("forward", "ancestors", expected="a cache beside them", got="None")
         batch = pack_batch(
@@ -235,7 +240,8 @@ class MiMoForCausalLM(nn.Module):
                 )
         return batch
 
-    def _check_ids(self, ids: Tensor, argument: str) -> None:
+    def check_ids(self, ids: Tensor, argument: str) -> None:
+        """Raise ShapeError unless ``ids`` are [B, T] tokens of this model's vocabulary."""
         device = self.model.norm.weight.device
         right_kind = ids.dtype in (torch.int64, torch.int32) and ids.device == device
         if ids.ndim != 2 or not right_kind:
@@ -285,7 +291,7 @@ class MiMoForCausalLM(nn.Module):
         normed: bool = False,
     ) -> Output:
         """Head and loss on packed x [N, D]; a position's label is ``shift`` tokens later."""
-        if mode not in ("all", "last", "none"):
+        if mode not in MODES:
             raise ShapeError(
                 "forward", "logits", expected='"all", "last" or "none"', got=repr(mode)
             )

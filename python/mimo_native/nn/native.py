@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.nn.modules import module as torch_module
 
-from ..backends import choose, native
+from .. import backends
+from ..backends import native
 from ..cache import ModelCache
 from ..ops import PackedWeight
 from .attention import Attention
-from .batch import Batch
 from .embedding import Embedding
 from .layer import DecoderLayer, MTPBlock
 from .mlp import MLP, Experts, MoE, Router
@@ -49,10 +49,15 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 class _Plan:
     decoder: object  # _C.Decoder of the main layers
     blocks: tuple[object, ...]  # of every MTP block
+    embeds: bool  # whether these look embeddings up themselves
     watch: object  # _C.Watch: whether the modules are still those of the plan
     parameters: tuple[Tensor, ...]
+    dtype: torch.dtype
+    hidden_size: int
+    vocab_size: int
     moe_layers: int
     top_k: int
+    narrow: torch.dtype  # of chosen experts
 
 
 class NativeDecoder:
@@ -68,11 +73,11 @@ class NativeDecoder:
         """Let go of the weights; the next pass makes a new plan."""
         self._plan = None
 
-    def serves(self, model: nn.Module, x: Tensor, cache: ModelCache | None) -> bool:
+    def serves(self, model: nn.Module, ids: Tensor, cache: ModelCache | None) -> bool:
         """Whether ``run`` and ``run_block`` can stand in for the modules with this cache."""
         if type(cache) is not ModelCache or is_compiling():
             return False
-        if not x.is_cpu or cache.dtype != x.dtype or choose("attention_cached", x) != "cpu":
+        if not ids.is_cpu or ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
             return False
         if any(cls.forward is not forward for cls, forward in _FORWARDS.items()):
             return False
@@ -80,52 +85,91 @@ class NativeDecoder:
             self._plan = None
         if self._plan is None and model.head.packed:
             self._plan = _make_plan(model)
-        if self._plan is None or len(cache.layers) != len(model.model.layers):
+        plan = self._plan
+        if (
+            plan is None
+            or cache.dtype != plan.dtype
+            or len(cache.layers) != len(model.model.layers)
+        ):
             return False
-        return not torch.is_grad_enabled() or not any(
-            p.requires_grad for p in (x, *self._plan.parameters)
-        )
+        if backends.forced() not in (None, "cpu"):
+            return False
+        return not torch.is_grad_enabled() or not any(p.requires_grad for p in plan.parameters)
 
-    def run(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """x [N, D] -> (x after the layers, new keys and values, chosen experts or None).
+    def run(
+        self,
+        model: nn.Module,
+        ids: Tensor,
+        cu_seqlens: Tensor | None,
+        cache: ModelCache,
+        ancestors: Tensor | None,
+        logits: str,
+    ) -> tuple[None, Tensor | None, Tensor, Tensor | None]:
+        """One pass -> the fields of ``Output``.
 
-        Keys and values as ``ModelCache.stage`` takes them in one tensor; experts int32
-        [moe layers, N, K].
+        Commits its tokens, or stages them where they are a draft tree. Raises as the modules do.
         """
-        plan, routing = self._plan, None
+        plan, layers, routing = self._plan, cache.native_layers, None
         if plan.moe_layers:
-            routing = torch.empty(plan.moe_layers, x.shape[0], plan.top_k, dtype=torch.int32)
-        x, staged = _step(plan.decoder, batch.cache.native_layers, x, None, batch, routing)
-        return x, staged, routing
+            shape = (plan.moe_layers, *ids.shape, plan.top_k)
+            routing = torch.empty(shape, dtype=plan.narrow)
+        staged = torch.empty(ids.numel() * layers.staged_per_token, dtype=plan.dtype)
+        x, out = self._outputs(model, ids, cu_seqlens, logits)
+        commit, last = ancestors is None, logits == "last"
+        plan.decoder.step(
+            layers, ids, None, cu_seqlens, ancestors, x, staged, routing, out, last, commit
+        )
+        if commit:
+            cache.drop_step()
+        else:
+            cache.stage(staged, _bounds(ids, cu_seqlens), ancestors.flatten())
+        return None, out, x, routing
 
-    def run_block(self, k: int, x: Tensor, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """MTP block ``k``: embedded x, hidden [N, D] -> (output [N, D], new keys and values)."""
-        layers = batch.cache.native_mtp_layers(k)
-        return _step(self._plan.blocks[k], layers, x, hidden.contiguous(), batch, None)
+    def run_block(
+        self,
+        model: nn.Module,
+        k: int,
+        ids: Tensor,
+        hidden: Tensor,
+        cu_seqlens: Tensor | None,
+        cache: ModelCache,
+        logits: str,
+    ) -> tuple[None, Tensor | None, Tensor]:
+        """MTP block ``k`` -> the fields of ``Output``; stages its keys and values."""
+        layers = cache.native_mtp_layers(k)
+        staged = torch.empty(ids.numel() * layers.staged_per_token, dtype=self._plan.dtype)
+        x, out = self._outputs(model, ids, cu_seqlens, logits)
+        hidden, last = hidden.contiguous(), logits == "last"
+        self._plan.blocks[k].step(
+            layers, ids, hidden, cu_seqlens, None, x, staged, None, out, last, False
+        )
+        cache.stage_mtp(k, staged, _bounds(ids, cu_seqlens))
+        return None, out, x
+
+    def _outputs(
+        self, model: nn.Module, ids: Tensor, cu_seqlens: Tensor | None, logits: str
+    ) -> tuple[Tensor, Tensor | None]:
+        """Room for hidden states, holding the embedded tokens where needed, and for logits."""
+        plan = self._plan
+        if plan.embeds:
+            x = torch.empty(*ids.shape, plan.hidden_size, dtype=plan.dtype)
+        else:
+            model.check_ids(ids, "input_ids")
+            x = model.model.embed_tokens(ids.flatten()).reshape(*ids.shape, -1).contiguous()
+        if logits == "none":
+            return x, None
+        rows = ids.shape if logits == "all" else (_sequences(ids, cu_seqlens),)
+        return x, torch.empty(*rows, plan.vocab_size)
 
 
-def _step(
-    decoder: object,
-    layers: object,
-    x: Tensor,
-    hidden: Tensor | None,
-    batch: Batch,
-    routing: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    x = x.contiguous()  # embedded for this pass alone: written in place
-    staged = torch.empty(x.shape[0] * layers.staged_per_token, dtype=x.dtype)
-    decoder.step(
-        layers,
-        x=x,
-        hidden=hidden,
-        cu_seqlens=batch.cu_seqlens,
-        ancestors=batch.ancestors,
-        staged=staged,
-        routing=routing,
-        logits=None,
-        logit_rows=None,
-    )
-    return x, staged
+def _sequences(ids: Tensor, cu_seqlens: Tensor | None) -> int:
+    return ids.shape[0] if cu_seqlens is None else max(cu_seqlens.numel() - 1, 0)
+
+
+def _bounds(ids: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+    if cu_seqlens is not None:
+        return cu_seqlens
+    return torch.arange(ids.shape[0] + 1) * ids.shape[1]
 
 
 # ---------------------------------------------------------------------- from modules to plans
@@ -142,11 +186,13 @@ def _make_plan(model: nn.Module) -> _Plan | None:
             return None
     layers = model.model.layers
     moe = [layer.mlp for layer in layers if isinstance(layer.mlp, MoE)]
-    head = _packed(model.head)
+    head, (table, tied) = _packed(model.head), _embedding(model)
     bf16 = model.dtype == torch.bfloat16
     _C = native("cpu")
     main = _C.Decoder(
         bf16=bf16,
+        embedding=table,
+        tied=tied,
         join=None,
         layers=[_layer(layer, layer.post_attention_layernorm) for layer in layers],
         norm=_norm(model.model.norm),
@@ -155,6 +201,8 @@ def _make_plan(model: nn.Module) -> _Plan | None:
     blocks = tuple(
         _C.Decoder(
             bf16=bf16,
+            embedding=table,
+            tied=tied,
             join=_C.JoinWeights(
                 embedded=_norm(block.enorm), hidden=_norm(block.hnorm), weight=_packed(block.eh)
             ),
@@ -165,17 +213,20 @@ def _make_plan(model: nn.Module) -> _Plan | None:
         for block in model.model.mtp.layers
     )
     tensors = [t for m in modules for t in (*m._parameters.values(), *m._buffers.values())]
-    return (
-        _Plan(
-            decoder=main,
-            blocks=blocks,
-            watch=_watch(model, modules),
-            parameters=tuple(p for m in modules for p in m._parameters.values() if p is not None),
-            moe_layers=len(moe),
-            top_k=moe[0].gate.top_k if moe else 0,
-        )
-        if all(t is None or t.is_cpu for t in tensors)
-        else None
+    if not all(t is None or t.is_cpu for t in tensors):
+        return None
+    return _Plan(
+        decoder=main,
+        blocks=blocks,
+        embeds=tied or table is not None,
+        watch=_watch(model, modules),
+        parameters=tuple(p for m in modules for p in m._parameters.values() if p is not None),
+        dtype=model.dtype,
+        hidden_size=model.config.hidden_size,
+        vocab_size=model.config.vocab_size,
+        moe_layers=len(moe),
+        top_k=moe[0].gate.top_k if moe else 0,
+        narrow=torch.uint8 if model.config.n_routed_experts <= 256 else torch.int16,
     )
 
 
@@ -227,6 +278,15 @@ def _layer(layer: DecoderLayer | MTPBlock, before_mlp: RMSNorm) -> object:
         down=_packed(mlp.down),
         router=router,
     )
+
+
+def _embedding(model: nn.Module) -> tuple[Tensor | None, bool]:
+    """The table of embeddings, or whether it is the head; neither where only Python knows rows."""
+    table = model.model.embed_tokens.weight
+    if table is None:
+        head = model.head.weight
+        return None, head.format in ("bf16", "f32") and head.dtype == model.dtype
+    return (table if table.dtype == model.dtype and table.is_contiguous() else None), False
 
 
 def _packed(weight: Weight) -> tuple[Tensor, object]:
