@@ -1,4 +1,4 @@
-"""``mimo-native bench``: the kernel benchmarks of a source tree."""
+"""``mimo-native bench``: the kernel benchmarks of a source tree, and whole models."""
 
 import argparse
 import subprocess
@@ -14,19 +14,31 @@ EXAMPLES = (
     "mimo-native bench attention --threads 1,2",
     "mimo-native bench gemm experts --peers   # beside other libraries' kernels, where installed",
     "mimo-native bench gemm --json > gemm.json",
+    "mimo-native bench model --model DIR --threads 2 --peers   # decode and prefill end to end",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("family", nargs="*", help="kernel families, e.g. attention (default: all)")
+    parser.add_argument(
+        "family", nargs="*", help="kernel families, e.g. attention (default: all); model"
+    )
     parser.add_argument("--threads", default="1", help="thread counts, e.g. 1,2 (default 1)")
     parser.add_argument("--seconds", type=float, help="time per case (default 0.4)")
     parser.add_argument("--peers", action="store_true", help="time installed peers too")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/F.CPU.json")
+    whole = parser.add_argument_group("bench model")
+    whole.add_argument("--model", default="smollm2", help="what to load (default smollm2)")
+    whole.add_argument("--weight-format", help="of the packed weights (default: that of bfloat16)")
+    whole.add_argument("--rounds", type=int, default=3, help="turns of ours and peers (default 3)")
+    whole.add_argument("--peer-model", type=Path, help="the GGUF file for llama-bench")
     parser.add_argument("--dir", type=Path, help="the benchmarks/ directory (default: searched)")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.family == ["model"]:
+        from .bench_model import run as bench_model
+
+        return bench_model(args)
     folder = _folder(args.dir)
     files = [_file(folder, family) for family in args.family] or [folder]
     command = [sys.executable, "-m", "pytest", "-q", "--benchmark-only", "--no-header"]
