@@ -5,9 +5,7 @@ import contextlib
 import json
 import os
 import platform
-import shutil
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -15,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UnsupportedError
+from .bench_peers import WARM_TOKENS, Peer, peers_of
 
 if TYPE_CHECKING:
     from ..nn import MiMoForCausalLM
 
-_WARM_TOKENS = 16  # already in the cache when decoding starts
 _CHUNK = 512  # tokens of one pass of a prefill, as the engine's
 
 
@@ -109,7 +107,7 @@ def measure(
     start = _resident("VmRSS")
     model = MiMoForCausalLM.from_pretrained(resolve_model(source), weight_format=weight_format)
     clock = time.thread_time if threads == 1 else time.perf_counter
-    rivals = dict(_peers(source, peer_model, threads)) if peers else {}
+    rivals = dict(peers_of(source, peer_model, threads)) if peers else {}
     works, caches = [], 0
     with torch.inference_mode():
         for batch in (1, 8):
@@ -151,7 +149,7 @@ def measure(
 
 
 def _take_turns(
-    ours: Callable[[], float], rivals: dict[str, "_Peer"], name: str, rounds: int
+    ours: Callable[[], float], rivals: dict[str, Peer], name: str, rounds: int
 ) -> tuple[float, dict[str, float]]:
     """Median tokens per second of ours and of the peers, sampled in turn."""
     samples: dict[str, list[float]] = {}
@@ -174,8 +172,8 @@ class _Decode:
         import torch
 
         self.model, self.batch, self.clock = model, batch, clock
-        self.cache = model.new_cache(batch, _WARM_TOKENS + self.steps)
-        self.prompt = torch.randint(0, model.config.vocab_size, (batch, _WARM_TOKENS))
+        self.cache = model.new_cache(batch, WARM_TOKENS + self.steps)
+        self.prompt = torch.randint(0, model.config.vocab_size, (batch, WARM_TOKENS))
         self.routing: list[object] = []
 
     def __call__(self) -> float:
@@ -230,77 +228,6 @@ class _Prefill:
             seen = sum(min(p + 1, c.window_keys or p + 1) for p in range(self.tokens))
             total += 2 * seen / self.tokens * c.num_q_heads * (c.head_dim + c.v_head_dim)
         return total
-
-
-# ---------------------------------------------------------------------- peers
-
-_Peer = Callable[[str], float]
-
-
-def _peers(source: str, peer_model: Path | None, threads: int) -> Iterator[tuple[str, _Peer]]:
-    """llama.cpp where its llama-bench is on the PATH, and transformers where it is installed."""
-    program = shutil.which("llama-bench")
-    gguf = peer_model or _gguf(source)
-    if program and gguf:
-        yield "llama.cpp", lambda name: _llama_bench(program, gguf, threads, name)
-    with contextlib.suppress(ImportError, UnsupportedError):
-        yield "transformers", _Transformers(source, threads)
-
-
-def _gguf(source: str) -> Path | None:
-    from ..weights.smollm2 import fetch_smollm2
-
-    path = fetch_smollm2() if source == "smollm2" else Path(source)
-    return path if path.suffix == ".gguf" else None
-
-
-def _llama_bench(program: str, model: Path, threads: int, name: str) -> float:
-    """Tokens per second of one run: -p or -n tokens; llama-bench has no batch of sequences."""
-    kind, size = name.split()
-    if kind == "decode" and size != "B=1":
-        raise UnsupportedError("llama-bench", ["it decodes one sequence"])
-    work = ["-p", "0", "-n", "32"] if kind == "decode" else ["-p", size, "-n", "0"]
-    command = [program, "-m", str(model), "-t", str(threads), "-o", "json", "-r", "1", *work]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)[0]["avg_ts"]
-
-
-class _Transformers:
-    """The same work through transformers' model and cache, in bfloat16."""
-
-    def __init__(self, source: str, threads: int) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        gguf = _gguf(source)
-        where = {} if gguf is None else {"gguf_file": gguf.name}
-        folder = source if gguf is None else gguf.parent
-        try:
-            self.model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.bfloat16, **where
-            ).eval()
-        except (OSError, ValueError) as error:
-            raise UnsupportedError("transformers", [str(error)]) from None
-        self.clock = time.thread_time if threads == 1 else time.perf_counter
-
-    def __call__(self, name: str) -> float:
-        import torch
-        from transformers import DynamicCache
-
-        kind, size = name.split()
-        batch = int(size.removeprefix("B=")) if kind == "decode" else 1
-        length = _WARM_TOKENS if kind == "decode" else int(size)
-        ids = torch.randint(0, self.model.config.vocab_size, (batch, length))
-        cache = DynamicCache(config=self.model.config)
-        began = self.clock()
-        out = self.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        if kind == "prefill":
-            return length / (self.clock() - began)
-        steps, began = 8, self.clock()
-        for _ in range(steps):
-            ids = out.logits[:, -1].argmax(-1, keepdim=True)
-            out = self.model(ids, past_key_values=cache, use_cache=True)
-        return batch * steps / (self.clock() - began)
 
 
 # ---------------------------------------------------------------------- bytes
