@@ -9,6 +9,8 @@
 namespace mn::MN_ISA {
 namespace {
 
+constexpr int64_t kRowsAhead = 8;
+
 // From q [rows of the block][32] to one panel of d_gate_up, of scaled_h and of the dots.
 template <class F>
 void activation_grad(const ExpertBackwardProblem& p, const RowBlock& block, const float* q,
@@ -20,6 +22,10 @@ void activation_grad(const ExpertBackwardProblem& p, const RowBlock& block, cons
     const Value* saved = static_cast<const Value*>(p.saved) + row * 2 * p.ffn + column;
     Value* d = static_cast<Value*>(p.d_gate_up) + row * 2 * p.ffn + column;
     Value* h = static_cast<Value*>(p.scaled_h) + row * p.ffn + column;
+    // Rows are far apart: no stream that the hardware would recognise.
+    const Value* later = saved + (i + kRowsAhead < block.rows ? kRowsAhead * 2 * p.ffn : 0);
+    prefetch(later);
+    prefetch(later + p.ffn);
     const f32x16 weight = f32x16::set1(p.row_weight ? p.row_weight[row] : 1.f);
     f32x16 dot = f32x16::zero();
     for (int64_t j = 0; j < kPanel && column + j < p.ffn; j += 16) {

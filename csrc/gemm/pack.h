@@ -70,10 +70,14 @@ void pack_panel(const typename F::Value* weight, int64_t row_stride, int n, int6
 // `row(i)` points to row i.
 template <class F, class Row>
 MN_INLINE void pack_columns(const Row& row, int64_t rows, int64_t column, int lanes, void* out) {
+  // A line or two of each row: no stream that the hardware would recognise.
+  constexpr int64_t kAhead = 24;
   const bf16 zeros[32] = {};
   uint32_t* to = static_cast<uint32_t*>(out);
   for (int64_t i = 0; i < rows; i += F::kDepth, to += 32) {
     const typename F::Value* p = row(i) + column;
+    for (int64_t next = i + kAhead; next < i + kAhead + F::kDepth; ++next)
+      prefetch(row(next < rows ? next : i) + column);
     const int low = lanes < 16 ? lanes : 16, high = lanes - low;
     if constexpr (F::kDepth == 1) {
       u32x16::load_n(p, low).store_n(to, 16);

@@ -36,10 +36,16 @@ template <class F>
 void pack_column_tiles(const RowSource& dy, int64_t first, int64_t rows, const RowBlock& block,
                        uint32_t* out) {
   const int64_t steps = steps_of<F>(rows);
+  constexpr int64_t kAhead = 16;
   const bf16 zeros[kMaxRows] = {};
   for (int64_t s = 0; s < steps; ++s) {
     const int64_t i = first + s * F::kDepth;
     const typename F::Value* p = source_row<F>(dy, i) + block.first_row;
+    for (int64_t next = i + kAhead; next < i + kAhead + F::kDepth; ++next) {
+      const int64_t row = next < first + rows ? next : i;
+      const typename F::Value* line = source_row<F>(dy, row) + block.first_row;
+      for (int column = 0; column < block.rows; column += 32) prefetch(line + column);
+    }
     for (int row = 0; row < block.rows; row += block.height) {
       const int n = block.rows - row < block.height ? block.rows - row : block.height;
       uint32_t* to = out + row * steps + s * n;
