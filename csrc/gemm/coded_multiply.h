@@ -1,5 +1,5 @@
-// A block of packed rows times a few panels of codes. Few rows are one tile, which decodes as it
-// reads; for more, four granules at a time are decoded into L1 and used by every tile of the block.
+// A block of packed rows times a few panels of codes. A tile of few rows decodes as it reads; for
+// more, four granules at a time are decoded into L1 and used by every tile of the block.
 #pragma once
 
 #include "gemm/coded_tile.h"
@@ -7,10 +7,14 @@
 namespace mn::MN_ISA {
 namespace {
 
+// Rows up to which decoding in registers is faster: with more, the decoded codes of one panel leave
+// too few registers, and an L1 buffer costs less.
+constexpr int kFewRows = 6;
+
 // Panels side by side in one tile: accumulators and six more registers have to fit.
 constexpr int coded_panels(int rows) {
 #if MN_LEVEL >= 2
-  return rows <= 3 ? 4 : rows <= 6 ? 2 : 1;
+  return rows <= 3 ? 4 : 2;
 #else
   return rows <= 2 ? 2 : 1;
 #endif
@@ -19,13 +23,13 @@ constexpr int coded_panels(int rows) {
 template <class T>
 using CodedTileKernel = void (*)(const CodedTile<T>&);
 
-// Kernels of P panels for 1 .. kCodedRows rows; null where more panels fit, or fewer.
+// Kernels of P panels for 1 .. kFewRows rows, null where fewer panels fit.
 template <class Codec, class T, int P>
 struct CodedTiles {
-  CodedTileKernel<T> of_rows[kCodedRows] = {};
+  CodedTileKernel<T> of_rows[kFewRows] = {};
   template <int R>
   constexpr void fill() {
-    if constexpr (R <= kCodedRows) {
+    if constexpr (R <= kFewRows) {
       if constexpr (P <= coded_panels(R)) of_rows[R - 1] = coded_tile<Codec, T, R, P>;
       fill<R + 1>();
     }
@@ -140,7 +144,7 @@ void multiply_many(const CodedBlock& block) {
 
 template <class Codec, class T>
 void multiply_codes(const CodedBlock& block) {
-  if (block.count <= block.height)
+  if (block.count <= kFewRows)
     multiply_few<Codec, T>(block);
   else
     multiply_many<Codec, T>(block);

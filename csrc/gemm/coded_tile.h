@@ -19,7 +19,6 @@ constexpr int64_t row_granule(bool has_min) {
   return kGranule + (has_min ? T::kDepth : 0);
 }
 
-// What becomes of the sums of a segment.
 template <int R, int V>
 MN_INLINE void zero(f32x16 (&acc)[R][V]) {
 #pragma GCC unroll 16
@@ -28,25 +27,17 @@ MN_INLINE void zero(f32x16 (&acc)[R][V]) {
     for (int v = 0; v < V; ++v) acc[r][v] = f32x16::zero();
 }
 
-// c = scale * acc + c for one half panel, c = 0 before the first segment.
+// c = scale * acc + (min * sum + c) for half panel v, c = 0 before the first segment. `sums` holds
+// the sum of the segment's inputs for each row; null where the format has no mins.
 template <int R, int V>
-MN_INLINE void add_segment(const f32x16 (&acc)[R][V], int v, f32x16 scale, float* c, int64_t ldc,
-                           bool first) {
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    const f32x16 total = first ? f32x16::zero() : f32x16::load(c + r * ldc);
-    fma(acc[r][v], scale, total).store(c + r * ldc);
-  }
-}
-
-// c = min * (sum of row r's inputs) + c, likewise; `sums` holds one word per row.
-template <int R>
-MN_INLINE void add_min(f32x16 min, const void* sums, float* c, int64_t ldc, bool first) {
+MN_INLINE void add_segment(const f32x16 (&acc)[R][V], int v, f32x16 scale, f32x16 min,
+                           const void* sums, float* c, int64_t ldc, bool first) {
   const float* sum = static_cast<const float*>(sums);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    const f32x16 total = first ? f32x16::zero() : f32x16::load(c + r * ldc);
-    fma(f32x16::set1(sum[r]), min, total).store(c + r * ldc);
+    f32x16 total = first ? f32x16::zero() : f32x16::load(c + r * ldc);
+    if (sum) total = fma(f32x16::set1(sum[r]), min, total);
+    fma(acc[r][v], scale, total).store(c + r * ldc);
   }
 }
 
@@ -103,17 +94,17 @@ void coded_tile(const CodedTile<T>& args) {
         for (int p = 0; p < P; ++p) b[p] += 4 * Codec::kStepBytes;
         a += 8 * R;
       }
-      if constexpr (coding.has_min) {
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v)
-          add_min<R>(Codec::min(header[v / 2], v % 2), a, args.c + 16 * v, args.ldc, first);
-        a += T::kDepth * R;
-      }
     }
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v)
-      add_segment(acc, v, Codec::scale(header[v / 2], v % 2), args.c + 16 * v, args.ldc,
-                  first && !coding.has_min);
+    for (int v = 0; v < V; ++v) {
+      const f32x16 scale = Codec::scale(header[v / 2], v % 2);
+      if constexpr (coding.has_min)
+        add_segment(acc, v, scale, Codec::min(header[v / 2], v % 2), a, args.c + 16 * v, args.ldc,
+                    first);
+      else
+        add_segment(acc, v, scale, scale, nullptr, args.c + 16 * v, args.ldc, first);
+    }
+    if constexpr (coding.has_min) a += T::kDepth * R;
     g += n;
   }
 }
@@ -169,18 +160,16 @@ void decoded_tile(const DecodedTile<T>& args) {
         }
         a += 2 * R;
       }
-      if (args.has_min) {
-        add_min<R>(f32x16::load(args.w->mins[segment]), a, args.c, args.ldc, first);
-        add_min<R>(f32x16::load(args.w->mins[segment] + 16), a, args.c + 16, args.ldc, first);
-        a += T::kDepth * R;
-        first = false;
-      }
     }
     if (args.scale) {
       // What was carried in c is in the accumulators now.
       const bool fresh = first || args.carry;
-      add_segment(acc, 0, f32x16::load(args.w->scales[segment]), args.c, args.ldc, fresh);
-      add_segment(acc, 1, f32x16::load(args.w->scales[segment] + 16), args.c + 16, args.ldc, fresh);
+      const float *scales = args.w->scales[segment], *mins = args.w->mins[segment];
+      const void* sums = args.has_min ? a : nullptr;
+#pragma GCC unroll 2
+      for (int v = 0; v < 2; ++v)
+        add_segment(acc, v, f32x16::load(scales + 16 * v), f32x16::load(mins + 16 * v), sums,
+                    args.c + 16 * v, args.ldc, fresh);
     } else {
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
@@ -188,6 +177,7 @@ void decoded_tile(const DecodedTile<T>& args) {
         acc[r][1].store(args.c + r * args.ldc + 16);
       }
     }
+    if (args.has_min) a += T::kDepth * R;
     first = false;
     g += n;
   }
