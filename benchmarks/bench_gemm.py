@@ -48,6 +48,26 @@ def test_linear(compare, case: LinearCase) -> None:
     )
 
 
+@pytest.mark.parametrize("rows", [1, 4, 8, 64, 256])
+@pytest.mark.parametrize("format", ["e4m3_128x128", "int8_row", "int8_32", "int4_32", "mxfp4"])
+def test_formats(compare, format: str, rows: int) -> None:
+    """Coded weights beside torch's product with the same values in bfloat16."""
+    case = LinearCase(m=rows, n=4096, k=4096, dtype=torch.bfloat16)
+    x = case.make()["x"]
+    copies = [case.make(seed=i)["w"] for i in range(COPIES)]
+    weights = [mn.ops.pack(w, format=format) for w in copies]
+    ours, plain = cycle(weights), cycle(copies)
+    moved = weights[0].nbytes + 2 * rows * (4096 + 4096)
+    compare(
+        ours=lambda: mn.ops.linear(x, next(ours)),
+        torch=lambda: torch_linear(x, next(plain)),
+        flops=case.flops,
+        bytes=moved,
+        dtype=case.dtype,
+        working_set=COPIES * moved,
+    )
+
+
 @pytest.mark.parametrize("case", GROUPED, ids=str)
 def test_grouped_gemm(compare, case: GroupedGemmCase) -> None:
     args = case.make()
