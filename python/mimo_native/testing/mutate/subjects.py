@@ -49,5 +49,7 @@ register(
     *(_norm(3, 2056, dtype) for dtype in (_F32, _BF16)),
     *(_norm(rows, dim, dtype) for dtype in (_F32, _BF16) for rows, dim in ((9, 7), (2, 700))),
     *(_norm(2, 513, dtype) for dtype in (_F32, _BF16)),
+    # Enough loads per thread for the unrolled loops, exactly four and more.
+    *(_norm(1, dim, dtype) for dtype in (_F32, _BF16) for dim in (1023, 1281, 4096, 8192, 20480)),
     *(_norm(rows, dim, _BF16, _F32) for rows, dim in ((9, 96), (3, 2056), (3, 77), (2, 515))),
 )
