@@ -22,8 +22,8 @@ def load(
 ) -> tuple[MiMoForCausalLM, Tokenizer]:
     """The model and tokenizer of ``spec``, fetched first if need be.
 
-    spec: None or "smollm2", a FILE.gguf, a directory with config.json, or a hub id. The tokenizer
-    is ``model.tokenizer`` too. Options as in ``MiMoForCausalLM.from_pretrained``; raises
+    spec: None or "smollm2", "nano", a FILE.gguf, a directory with config.json, or a hub id. The
+    tokenizer is ``model.tokenizer`` too. Options as in ``MiMoForCausalLM.from_pretrained``; raises
     CheckpointError or UnsupportedError.
     """
     path = resolve_model(spec)

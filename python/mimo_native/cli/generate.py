@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--model",
         default="smollm2",
-        help="smollm2 (the default, fetched on first use), FILE.gguf, a directory or a hub id",
+        help="smollm2 (the default, fetched on first use), nano, FILE.gguf, a directory, a hub id",
     )
     model.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     model.add_argument(

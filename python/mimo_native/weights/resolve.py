@@ -16,13 +16,16 @@ _HUB_FILES = ("*.safetensors", "*.json", "*.jinja")
 def resolve_model(spec: str | Path | None = None) -> Path:
     """A local file or directory for ``spec``, fetched first if need be.
 
-    None or "smollm2": the cached SmolLM2 file. A path: itself, a FILE.gguf or a directory with
-    config.json. "owner/name": a snapshot of that hub repository, through the ``huggingface_hub``
-    package. A path that exists wins over a hub id. Raises CheckpointError if there is no such model
-    or no network, UnsupportedError if a package is missing.
+    None or "smollm2": the cached SmolLM2 file. "nano": the small model in this package. A path:
+    itself, a FILE.gguf or a directory with config.json. "owner/name": a snapshot of that hub
+    repository, through the ``huggingface_hub`` package. A path that exists wins over a hub id.
+    Raises CheckpointError if there is no such model or no network, UnsupportedError if a package is
+    missing.
     """
     if spec is None or spec == "smollm2":
         return fetch_smollm2()
+    if spec == "nano":
+        return Path(__file__).resolve().parents[1] / "assets" / "nano"
     path = Path(spec).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -41,7 +44,7 @@ def _no_model(spec: str | Path, got: str) -> CheckpointError:
     return CheckpointError(
         "model",
         repr(str(spec)),
-        expected="'smollm2', a FILE.gguf, a directory with config.json, or a hub id owner/name",
+        expected="'smollm2', 'nano', FILE.gguf, a directory with config.json, or hub id owner/name",
         got=got,
         remedy="`mimo-native get smollm2` fetches a small model to try.",
     )
