@@ -49,7 +49,7 @@ def test_records_are_json() -> None:
 
 def test_from_text_to_a_model_that_speculates(monkeypatch, tmp_path: Path) -> None:
     small = {
-        name: (documents, limit and 60_000) for name, (documents, limit) in corpora.DOMAINS.items()
+        name: (documents, limit and 200_000) for name, (documents, limit) in corpora.DOMAINS.items()
     }
     monkeypatch.setattr(corpora, "_sources", _few_sources)
     monkeypatch.setattr(corpora, "DOMAINS", small)
@@ -70,4 +70,4 @@ def test_from_text_to_a_model_that_speculates(monkeypatch, tmp_path: Path) -> No
 def _few_sources(rng: random.Random):
     names = ("json/__init__.py", "json/decoder.py", "textwrap.py", "bisect.py", "heapq.py")
     root = Path(json.__file__).parents[1]
-    return iter([(root / name).read_text(encoding="utf-8") for name in names] * 8)
+    return iter([(root / name).read_text(encoding="utf-8") for name in names] * 24)

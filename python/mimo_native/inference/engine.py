@@ -247,12 +247,11 @@ class Engine:
             ancestors=torch.cat(masks)[None],
             logits="all",
         )
-        logits = out.logits[0]
         walks = {}
         for request in requests:
             start, end = cu_seqlens[request.row], cu_seqlens[request.row + 1]
             walks[request.row] = ops.verify_tree(
-                logits[start:end], *trees[request.row], **_controls(request)
+                out.logits[0, start:end], *trees[request.row], **_controls(request)
             )
         nodes = {row: [0, *walk.path.tolist()] for row, walk in walks.items()}
         committed = [cu_seqlens[row] + node for row in sorted(nodes) for node in nodes[row]]
@@ -349,6 +348,8 @@ class Engine:
 
     def _finish(self, request: Request, reason: FinishReason) -> None:
         request.finish_reason = reason
+        if self.speculator is not None:
+            self.speculator.finished(request)
         if request.row is not None:
             self.rows[request.row] = None
         else:

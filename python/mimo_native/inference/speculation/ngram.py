@@ -2,19 +2,32 @@
 
 from collections.abc import Sequence
 
-__all__ = ["look_up"]
+__all__ = ["NGrams"]
+
+_SIZES = (4, 3, 2)  # the longest ending that has occurred before decides
 
 
-def look_up(
-    tokens: Sequence[int], *, length: int, longest: int = 4, shortest: int = 2
-) -> list[int]:
-    """Up to ``length`` tokens that followed the latest earlier occurrence of the last tokens.
+class NGrams:
+    """Where every short run of tokens of one growing sequence last ended."""
 
-    The longest ending is looked for first, from ``longest`` tokens down to ``shortest``.
-    """
-    for size in range(min(longest, len(tokens) - 1), shortest - 1, -1):
-        ending = list(tokens[-size:])
-        for at in range(len(tokens) - size - 1, -1, -1):
-            if tokens[at] == ending[0] and list(tokens[at : at + size]) == ending:
-                return list(tokens[at + size : at + size + length])
-    return []
+    def __init__(self) -> None:
+        self._ends: dict[tuple[int, ...], int] = {}
+        self._seen = 0  # tokens whose runs are in the table
+
+    def look_up(self, tokens: Sequence[int], length: int) -> list[int]:
+        """Up to ``length`` tokens that followed the latest earlier occurrence of the last tokens.
+
+        tokens: those of the last call and whatever has come since.
+        """
+        ends = self._ends
+        # The runs that end with the last token are looked for, not yet stored.
+        for end in range(self._seen + 1, len(tokens)):
+            for size in _SIZES:
+                if size <= end:
+                    ends[tuple(tokens[end - size : end])] = end
+        self._seen = max(self._seen, len(tokens) - 1)
+        for size in _SIZES:
+            end = ends.get(tuple(tokens[-size:]))
+            if end is not None:
+                return list(tokens[end : end + length])
+        return []

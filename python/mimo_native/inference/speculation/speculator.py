@@ -13,7 +13,7 @@ from ...nn import MiMoForCausalLM
 from ..request import Request
 from .draft import Draft, chain, merge
 from .mtp import MTPDrafter, TreeShape
-from .ngram import look_up
+from .ngram import NGrams
 from .policy import PLAIN, Policy
 
 __all__ = ["Mode", "Round", "Speculator"]
@@ -55,6 +55,7 @@ class Speculator:
         self.mode = mode
         self.drafter = MTPDrafter(model, cache) if len(model.model.mtp.layers) else None
         self.policies = _policies.setdefault(model, {})
+        self._ngrams: dict[int, NGrams] = {}
 
     def observe(self, row: int, hidden: Tensor) -> None:
         """hidden [M, D] of the tokens just committed to ``row``."""
@@ -77,7 +78,7 @@ class Speculator:
         if self.mode != "auto":
             arm = self.mode
         else:
-            copies = _copies(requests, depths, 24)
+            copies = self._copies(requests, depths, 24)
             available = [a for a in _AUTO if _SHAPES[a][0] is not None and self.drafter]
             if any(copies):
                 available += [a for a in _AUTO if _SHAPES[a][0] is None]
@@ -91,7 +92,7 @@ class Speculator:
         if shape is not None and self.drafter is not None:
             drafts = self.drafter.draft(requests, depths, shape)
         if copied:
-            copies = copies or _copies(requests, depths, copied)
+            copies = copies or self._copies(requests, depths, copied)
             drafts = [
                 merge(draft, chain(tokens[:copied]), len(draft) + copied)
                 for draft, tokens in zip(drafts, copies, strict=True)
@@ -102,12 +103,17 @@ class Speculator:
         """A round's tokens over all requests, and its time."""
         self._policy(requests).record(arm, tokens / len(requests), seconds)
 
+    def finished(self, request: Request) -> None:
+        """Let go of what was kept for a request."""
+        self._ngrams.pop(request.index, None)
+
+    def _copies(
+        self, requests: Sequence[Request], depths: Sequence[int], length: int
+    ) -> list[list[int]]:
+        return [
+            self._ngrams.setdefault(r.index, NGrams()).look_up(r.tokens, min(length, depth))
+            for r, depth in zip(requests, depths, strict=True)
+        ]
+
     def _policy(self, requests: Sequence[Request]) -> Policy:
         return self.policies.setdefault(len(requests), Policy())
-
-
-def _copies(requests: Sequence[Request], depths: Sequence[int], length: int) -> list[list[int]]:
-    return [
-        look_up(r.tokens, length=min(length, depth)) if depth > 0 else []
-        for r, depth in zip(requests, depths, strict=True)
-    ]
