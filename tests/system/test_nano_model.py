@@ -29,7 +29,7 @@ def test_it_is_a_mimo_model_in_small(nano) -> None:
     assert config.num_mtp_layers == 3
 
 
-@pytest.mark.parametrize("first", [3, 31, 64])
+@pytest.mark.parametrize("first", [31, 50, 64])
 def test_it_counts(nano, first: int) -> None:
     sampling = mn.Sampling(temperature=0, max_tokens=80)
     [done] = mn.generate(nano[0], [f"Count from {first}\n"], sampling=sampling)
