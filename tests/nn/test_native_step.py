@@ -43,7 +43,9 @@ ROW = torch.linspace(-1, 1, TINY.hidden_size, dtype=torch.bfloat16)
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
-def make_model(config: mn.MiMoConfig, dtype: torch.dtype) -> mn.MiMoForCausalLM:
+def make_model(
+    config: mn.MiMoConfig, dtype: torch.dtype, format: str | None = None
+) -> mn.MiMoForCausalLM:
     model = mn.MiMoForCausalLM(config).init_weights(std=0.15, seed=5)
     generator = torch.Generator().manual_seed(6)
     with torch.no_grad():
@@ -51,7 +53,7 @@ def make_model(config: mn.MiMoConfig, dtype: torch.dtype) -> mn.MiMoForCausalLM:
             if tensor.ndim == 1:
                 mean = 1.0 if "norm" in name else 0.0
                 tensor.normal_(mean, 0.3, generator=generator)
-    return model.to(dtype).pack()
+    return model.to(dtype).pack(format)
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -164,6 +166,17 @@ def test_same_bits_at_every_level_and_thread_count(isa, dtype, by_modules) -> No
         torch.set_num_threads(threads)
         assert_same(list(session(model, 3, SESSION)), want)
         torch.set_num_threads(1)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("format", ["int8_row", "int8_32", "int4_32", "e4m3_128x128", "mxfp4"])
+@pytest.mark.parametrize("config", [TINY, LLAMA], ids=["tiny", "llama"])
+def test_same_bits_in_every_weight_format(config, format, calls, by_modules) -> None:
+    sizes = {"hidden_size": 128, "intermediate_size": 128, "moe_intermediate_size": 128}
+    model = make_model(replace(config, **sizes), torch.bfloat16, format)
+    native = list(session(model, 3, SESSION))
+    assert calls.count("run") == len(SESSION)
+    assert_same(native, by_modules(lambda: list(session(model, 3, SESSION))))
 
 
 # ------------------------------------------------------------------ when the modules run
