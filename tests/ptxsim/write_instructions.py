@@ -41,7 +41,7 @@ def main() -> int:
 
     def record(stats) -> None:
         for i in stats.instructions:
-            if i.warps and i.opcode != "ret":
+            if i.warps:
                 seen[i.opcode].add(current[0])
 
     def recorded_launch(self, *args, **kwargs):
