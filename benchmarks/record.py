@@ -23,6 +23,7 @@ from .peers import distribution_version
 __all__ = ["RESULTS", "record", "save", "write_json"]
 
 RESULTS = Path(__file__).parent / "results"
+_CODE = ("csrc", "python", "tests", "benchmarks", ":!*.md", ":!benchmarks/results")
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -67,10 +68,10 @@ def write_json(path: Path, value: object) -> None:
 
 
 def _commit() -> str:
-    """The sources' commit, "-dirty" behind it where a file outside results/ has been changed."""
+    """The sources' commit, "-dirty" behind it where code has been changed since."""
     try:
         return _git("rev-parse", "--short=12", "HEAD") + (
-            "-dirty" if _git("status", "--porcelain", "--", ".", ":!benchmarks/results") else ""
+            "-dirty" if _git("status", "--porcelain", "--", *_CODE) else ""
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

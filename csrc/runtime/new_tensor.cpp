@@ -15,10 +15,6 @@ namespace {
 constexpr size_t kCacheLine = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
 
-constexpr size_t round_up(size_t n, size_t multiple) {
-  return (n + multiple - 1) / multiple * multiple;
-}
-
 struct Code {
   uint8_t kind, bits;
 };
@@ -50,24 +46,26 @@ Code code_of(DType dtype) {
   }
 }
 
-// Header and elements of a tensor in one allocation.
+// Header and elements of a tensor in one allocation. Plain malloc: its cache of small blocks does
+// not serve aligned_alloc.
 struct Block {
   DLManagedTensor managed;
   std::array<int64_t, Tensor::kMaxDims> shape, stride;
 };
 
-DLManagedTensor* allocate_on_cpu(size_t bytes, size_t alignment, Block** block) {
-  const size_t header = round_up(sizeof(Block), alignment);
-  const size_t total = header + round_up(std::max<size_t>(bytes, 1), alignment);
-  auto* memory = static_cast<char*>(std::aligned_alloc(alignment, total));
+DLManagedTensor* allocate_on_cpu(size_t bytes, Block** block) {
+  const size_t alignment = bytes < 4 * kHugePage ? kCacheLine : kHugePage;
+  auto* memory = static_cast<char*>(std::malloc(sizeof(Block) + alignment + bytes));
   if (!memory) throw std::bad_alloc();
-  if (alignment == kHugePage) madvise(memory + header, total - header, MADV_HUGEPAGE);
+  const auto first_free = reinterpret_cast<uintptr_t>(memory + sizeof(Block));
+  char* data = memory + sizeof(Block) + (alignment - first_free % alignment) % alignment;
+  if (alignment == kHugePage) madvise(data, bytes, MADV_HUGEPAGE);
   *block = new (memory) Block{};
   DLManagedTensor& managed = (*block)->managed;
   managed.version_major = 1;
   managed.context = memory;
   managed.deleter = [](DLManagedTensor* self) { std::free(self->context); };
-  managed.view.data = memory + header;
+  managed.view.data = data;
   return &managed;
 }
 
@@ -121,7 +119,7 @@ NewTensor new_tensor(const Tensor& like, DType dtype, std::span<const int64_t> s
   if (t.on_cpu) {
     const size_t bytes = static_cast<size_t>(elements * size_of(dtype));
     Block* block;
-    managed = allocate_on_cpu(bytes, bytes < 4 * kHugePage ? kCacheLine : kHugePage, &block);
+    managed = allocate_on_cpu(bytes, &block);
     view.data = managed->view.data;
     std::copy_n(t.shape, t.ndim, block->shape.begin());
     std::copy_n(t.stride, t.ndim, block->stride.begin());
