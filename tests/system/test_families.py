@@ -7,7 +7,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # Folders of csrc that are no kernel family.
 OTHERS = {"model", "ptxsim", "runtime", "simd"}
-WITHOUT_BENCHMARK = {"attention", "experts", "gemm", "speculative"}
 FAMILIES = sorted(p.name for p in (ROOT / "csrc").iterdir() if p.is_dir() and p.name not in OTHERS)
 PLACES = (
     "csrc/{}/bind.cpp",
@@ -20,8 +19,7 @@ PLACES = (
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_five_places(family: str) -> None:
-    places = PLACES[:-1] if family in WITHOUT_BENCHMARK else PLACES
-    missing = [p.format(family) for p in places if not (ROOT / p.format(family)).is_file()]
+    missing = [p.format(family) for p in PLACES if not (ROOT / p.format(family)).is_file()]
     assert not missing
 
 
