@@ -29,10 +29,11 @@ def rms_norm(x: Tensor, weight: Tensor, *, eps: float = 1e-5) -> Tensor:
     """
     if is_compiling():
         return torch.ops.mimo_native.rms_norm(x, weight, eps)
-    backend = choose("rms_norm", x, weight)
+    needs_grad = wants_grad(x, weight)
+    backend = choose("rms_norm", x, weight, needs_grad=needs_grad)
     if backend == "reference":
         return reference.rms_norm(x, weight, eps=eps)
-    if wants_grad(x, weight):
+    if needs_grad:
         return _RmsNorm.apply(x, weight, eps)
     return native(backend).rms_norm(x, weight, eps)
 
@@ -63,10 +64,11 @@ def rope(
     """
     if is_compiling():
         return torch.ops.mimo_native.rope(q, k, v, table, value_scale)
-    backend = choose("rope", q, k, v)
+    needs_grad = wants_grad(q, k, v)
+    backend = choose("rope", q, k, v, needs_grad=needs_grad)
     if backend == "reference":
         return reference.rope(q, k, v, table, value_scale=value_scale)
-    if wants_grad(q, k, v):
+    if needs_grad:
         return _Rope.apply(q, k, v, table, value_scale)
     return native(backend).rope(q, k, v, table, value_scale, False)
 
