@@ -101,10 +101,12 @@ def tree_masks(rows: int) -> Tensor:
     return torch.tensor([1, 0b11, 0b101, 0b1011]).repeat(rows)
 
 
-def session(model: mn.MiMoForCausalLM, rows: int, chunks: list[Chunk]) -> Iterator[Output | Tensor]:
+def session(
+    model: mn.MiMoForCausalLM, rows: int, chunks: list[Chunk], kv_format: str | None = None
+) -> Iterator[Output | Tensor]:
     """Feeds ragged chunks; every output, then all that the cache holds."""
     ids = torch.Generator().manual_seed(7)
-    cache = model.new_cache(rows, 400)
+    cache = model.new_cache(rows, 400, kv_format=kv_format)
     for counts, masks in chunks:
         edges = torch.tensor([0, *counts], dtype=torch.int32).cumsum(0).int()
         total = int(edges[-1])
@@ -177,6 +179,15 @@ def test_same_bits_in_every_weight_format(config, format, calls, by_modules) -> 
     native = list(session(model, 3, SESSION))
     assert calls.count("run") == len(SESSION)
     assert_same(native, by_modules(lambda: list(session(model, 3, SESSION))))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kv_format", ["int8", "e4m3"])
+def test_same_bits_in_every_cache_format(kv_format, calls, by_modules) -> None:
+    model = make_model(TINY, torch.bfloat16)
+    native = list(session(model, 3, SESSION, kv_format))
+    assert calls.count("run") == len(SESSION)
+    assert_same(native, by_modules(lambda: list(session(model, 3, SESSION, kv_format))))
 
 
 # ------------------------------------------------------------------ when the modules run
