@@ -182,7 +182,9 @@ class MiMoForCausalLM(nn.Module):
         plain = plain and not hidden.requires_grad
         if plain and self._native.serves(self, next_ids, cache):
             return Output(
-                *self._native.run_block(self, k, next_ids, hidden, cu_seqlens, cache, logits)
+                *self._native.run_block(
+                    self, k, next_ids, hidden, cu_seqlens, cache, ancestors, logits
+                )
             )
         self.check_ids(next_ids, "next_ids")
         self._check_labels(labels, next_ids.shape)

@@ -133,6 +133,7 @@ class NativeDecoder:
         hidden: Tensor,
         cu_seqlens: Tensor | None,
         cache: ModelCache,
+        ancestors: Tensor | None,
         logits: str,
     ) -> tuple[None, Tensor | None, Tensor]:
         """MTP block ``k`` -> the fields of ``Output``; stages its keys and values."""
@@ -141,7 +142,7 @@ class NativeDecoder:
         x, out = self._outputs(model, ids, cu_seqlens, logits)
         hidden, last = hidden.contiguous(), logits == "last"
         self._plan.blocks[k].step(
-            layers, ids, hidden, cu_seqlens, None, x, staged, None, out, last, False
+            layers, ids, hidden, cu_seqlens, ancestors, x, staged, None, out, last, False
         )
         cache.stage_mtp(k, staged, _bounds(ids, cu_seqlens))
         return None, out, x
