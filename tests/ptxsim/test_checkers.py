@@ -82,10 +82,13 @@ def test_controls_compute_what_they_should(checks: ptxsim.Module) -> None:
     assert total.item() == 32 * sum(range(6))
 
 
-@pytest.mark.parametrize("name", ["blocks", "last_block", "flag"])
-def test_blocks_on_several_workers_raise_no_false_alarm(checks: ptxsim.Module, name: str) -> None:
-    _, grid, block, make, _ = next(case for case in CASES if case[0] == name)
+def test_blocks_on_several_workers_raise_no_false_alarm(checks: ptxsim.Module) -> None:
+    # A clock that is published after its value was a false race in 1 of 80 such launches.
+    for seed in range(400):
+        args = [Output(zeros(768)), zeros(1), zeros(1)]
+        checks.launch(kernel_name(checks, "last_block", False), 24, 64, args, seed=seed, workers=4)
     for seed in range(60):
-        checks.launch(
-            kernel_name(checks, name, False), grid, block, make(), seed=seed, workers=4
-        )  # fmt: skip
+        for name, grid, block, make, _ in CASES:
+            if name in ("blocks", "flag"):
+                kernel = kernel_name(checks, name, False)
+                checks.launch(kernel, grid, block, make(), seed=seed, workers=4)

@@ -43,13 +43,14 @@ def _norm(
 
 
 _F32, _BF16 = torch.float32, torch.bfloat16
+# Rows by one warp and by 2, 4 and 8, in wide loads and element by element; then enough loads per
+# thread for the unrolled loops, exactly four and more.
+_WIDTHS = (64, 7, 400, 101, 800, 201, 1600, 3208, 700)
+_LONG = (1023, 1281, 4096, 8192, 20480)
 register(
     "rms_norm",
-    *(_norm(rows, dim, dtype) for dtype in (_F32, _BF16) for rows, dim in ((9, 64), (3, 1000))),
-    *(_norm(3, 2056, dtype) for dtype in (_F32, _BF16)),
-    *(_norm(rows, dim, dtype) for dtype in (_F32, _BF16) for rows, dim in ((9, 7), (2, 700))),
-    *(_norm(2, 513, dtype) for dtype in (_F32, _BF16)),
-    # Enough loads per thread for the unrolled loops, exactly four and more.
-    *(_norm(1, dim, dtype) for dtype in (_F32, _BF16) for dim in (1023, 1281, 4096, 8192, 20480)),
-    *(_norm(rows, dim, _BF16, _F32) for rows, dim in ((9, 96), (3, 2056), (3, 77), (2, 515))),
+    *(_norm(9 if dim < 100 else 2, dim, dtype) for dtype in (_F32, _BF16) for dim in _WIDTHS),
+    *(_norm(9 if dim < 100 else 2, dim, _BF16, _F32) for dim in _WIDTHS),
+    *(_norm(1, dim, dtype) for dtype in (_F32, _BF16) for dim in _LONG),
+    *(_norm(1, dim, _BF16, _F32) for dim in _LONG),
 )
