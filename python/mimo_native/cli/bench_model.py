@@ -44,6 +44,7 @@ class Result:
     machine: dict[str, object]
     memory: dict[str, float]
     work: list[Work]
+    absent: dict[str, str]  # peers that were asked for and could not run, and why
 
     def as_dict(self) -> dict[str, object]:
         rows = [{**asdict(w), "fraction": w.fraction} for w in self.work]
@@ -66,6 +67,7 @@ class Result:
                 f"{w.name:<14} {w.tokens_per_second:>9.1f} tok/s  {w.fraction:.2f} of {w.bound}"
                 f"{rivals}"
             )
+        lines += [f"not {name}: {why}" for name, why in self.absent.items()]
         return "\n".join(lines)
 
 
@@ -107,26 +109,26 @@ def measure(
     start = _resident("VmRSS")
     model = MiMoForCausalLM.from_pretrained(resolve_model(source), weight_format=weight_format)
     clock = time.thread_time if threads == 1 else time.perf_counter
-    rivals = dict(peers_of(source, peer_model, threads)) if peers else {}
-    works, caches = [], 0
+    bf16 = model.dtype == torch.bfloat16
     with torch.inference_mode():
-        for batch in (1, 8):
-            ours = _Decode(model, batch, clock)
-            caches = max(caches, ours.cache.nbytes)
-            name = f"decode B={batch}"
-            rates, theirs = _take_turns(ours, rivals, name, rounds)
+        decodes = {f"decode B={batch}": _Decode(model, batch, clock) for batch in (1, 8)}
+        prefills = {f"prefill {n}": _Prefill(model, n, clock) for n in (512, 2048)}
+        for ours in (*decodes.values(), *prefills.values()):
+            ours()  # warm, and all that the peak of memory needs
+        peak = _resident("VmHWM") - start
+        rivals, absent = peers_of(source, peer_model, threads) if peers else ({}, {})
+        works = []
+        for name, ours in decodes.items():
+            rate, theirs = _take_turns(ours, rivals, name, rounds)
             bandwidth = _C.probe_bandwidth(64 << 20, threads)
-            limit = batch * bandwidth / ours.bytes_per_step()
-            works.append(Work(name, rates, limit, "bandwidth", theirs))
-        for tokens in (512, 2048):
-            ours = _Prefill(model, tokens, clock)
-            caches = max(caches, ours.cache.nbytes)
-            name = f"prefill {tokens}"
-            rates, theirs = _take_turns(ours, rivals, name, rounds)
-            flops = _C.probe_flops("bf16" if model.dtype == torch.bfloat16 else "f32", threads)
-            works.append(Work(name, rates, flops / ours.flops_per_token(), "arithmetic", theirs))
+            limit = ours.batch * bandwidth / ours.bytes_per_step()
+            works.append(Work(name, rate, limit, "bandwidth", theirs))
+        for name, ours in prefills.items():
+            rate, theirs = _take_turns(ours, rivals, name, rounds)
+            flops = _C.probe_flops("bf16" if bf16 else "f32", threads)
+            works.append(Work(name, rate, flops / ours.flops_per_token(), "arithmetic", theirs))
+    caches = sum(ours.cache.nbytes for ours in (*decodes.values(), *prefills.values()))
     weights = _weight_bytes(model)
-    peak = _resident("VmHWM") - start
     return Result(
         model=source,
         threads=threads,
@@ -134,7 +136,7 @@ def measure(
         machine={
             "cpu": platform.processor() or platform.machine(),
             "isa": _C.isa(),
-            "bandwidth": _C.probe_bandwidth(64 << 20, threads),
+            "bandwidth": bandwidth,
             "flops": flops,
             "omp": {k: v for k, v in os.environ.items() if k.startswith(("OMP_", "GOMP_"))},
         },
@@ -145,6 +147,7 @@ def measure(
             "ratio": peak / (weights + caches),
         },
         work=works,
+        absent=absent,
     )
 
 
@@ -153,7 +156,6 @@ def _take_turns(
 ) -> tuple[float, dict[str, float]]:
     """Median tokens per second of ours and of the peers, sampled in turn."""
     samples: dict[str, list[float]] = {}
-    ours()
     for _ in range(rounds):
         samples.setdefault("", []).append(ours())
         for rival, call in rivals.items():

@@ -1,11 +1,10 @@
 """Other programs that run the model of ``mimo-native bench model``, where they are installed."""
 
-import contextlib
 import json
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import UnsupportedError
@@ -18,14 +17,27 @@ WARM_TOKENS = 16  # already in the cache when decoding starts
 Peer = Callable[[str], float]
 
 
-def peers_of(source: str, peer_model: Path | None, threads: int) -> Iterator[tuple[str, Peer]]:
-    """llama.cpp where its llama-bench is on the PATH, and transformers where it is installed."""
-    program = shutil.which("llama-bench")
-    gguf = peer_model or _gguf(source)
+def peers_of(
+    source: str, peer_model: Path | None, threads: int
+) -> tuple[dict[str, Peer], dict[str, str]]:
+    """The peers that can run the model, and of the others why they cannot.
+
+    llama.cpp needs llama-bench on the PATH and a GGUF file, transformers to be installed.
+    """
+    peers: dict[str, Peer] = {}
+    absent: dict[str, str] = {}
+    program, gguf = shutil.which("llama-bench"), peer_model or _gguf(source)
     if program and gguf:
-        yield "llama.cpp", lambda name: _llama_bench(program, gguf, threads, name)
-    with contextlib.suppress(ImportError, UnsupportedError):
-        yield "transformers", _Transformers(source, threads)
+        peers["llama.cpp"] = lambda name: _llama_bench(program, gguf, threads, name)
+    else:
+        absent["llama.cpp"] = "it needs " + (
+            "a GGUF file: --peer-model" if program else "llama-bench on the PATH"
+        )
+    try:
+        peers["transformers"] = _Transformers(source, threads)
+    except (ImportError, UnsupportedError) as error:
+        absent["transformers"] = str(error)
+    return peers, absent
 
 
 def _gguf(source: str) -> Path | None:
@@ -60,7 +72,7 @@ class _Transformers:
             self.model = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=torch.bfloat16, **where
             ).eval()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
             raise UnsupportedError("transformers", [str(error)]) from None
         self.clock = time.thread_time if threads == 1 else time.perf_counter
 
