@@ -31,12 +31,13 @@ def test_backward(compare, case: AttentionCase) -> None:
     names = ["q", "k", "v", *(["sink"] if args["sink"] is not None else [])]
     leaves = {n: args[n].requires_grad_() for n in names}
     inputs = list(leaves.values())
-    o = mn.ops.attention(**{**args, **leaves, "return_lse": False})
-    q, k, v = (leaves[n][0] for n in ("q", "k", "v"))
-    if case.window:
-        theirs = peers.banded_attention(q, k, v, leaves["sink"], case.window)
-    else:
-        theirs = peers.padded_sdpa(q, k, v)
+    with torch.enable_grad():
+        q, k, v = (leaves[n][0] for n in ("q", "k", "v"))
+        o = mn.ops.attention(**{**args, **leaves, "return_lse": False})
+        if case.window:
+            theirs = peers.banded_attention(q, k, v, leaves["sink"], case.window)
+        else:
+            theirs = peers.padded_sdpa(q, k, v)
     tolerance = 1e-4 if case.dtype is torch.float32 else 3e-2
     torch.testing.assert_close(o[0], theirs, rtol=tolerance, atol=tolerance)
     compare(
