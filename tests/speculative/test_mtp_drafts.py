@@ -83,13 +83,13 @@ def test_a_long_lag_is_caught_up() -> None:
     drafter = MTPDrafter(model, plain.cache)
     plain.speculator.drafter = None
     observed = []
-    plain.speculator.observe = lambda row, hidden: observed.append(hidden)
+    plain.speculator.observe = lambda row, hidden, at: observed.append((hidden, list(at)))
     plain.speculator._ngrams = {}
     plain.add([1 + i % 13 for i in range(90)], mn.Sampling(temperature=1, seed=2, max_tokens=80))
     while plain.has_work and len(observed) < 60:
         plain.step()
     [request] = [r for r in plain.rows if r is not None]
-    for hidden in observed:
-        drafter.observe(0, hidden)
+    for hidden, at in observed:
+        drafter.observe(0, hidden, at)
     [draft] = drafter.draft([request], [3], TreeShape())
     assert draft.paths()[-1] == chain_from_scratch(model, request.tokens, 3)

@@ -130,6 +130,7 @@ class Engine:
         began = time.perf_counter()
         active = [r for r in self.rows if r is not None]
         decoding = all(r.fed == len(r.tokens) - 1 and r.output for r in active)
+        arm = PLAIN
         if self.speculator is not None and decoding:
             drafts = self.speculator.propose(active)
             if any(drafts.drafts):
@@ -137,6 +138,7 @@ class Engine:
                 seconds = time.perf_counter() - began
                 self.speculator.record(drafts.arm, active, tokens, seconds)
                 return pieces
+            arm = drafts.arm
         out, cu_seqlens = self._feed()
         ready = [r for r in active if r.fed == len(r.tokens)]
         if not ready:
@@ -149,7 +151,7 @@ class Engine:
         ids, logprobs = self._sample(logits, ready)
         now = time.perf_counter()
         if self.speculator is not None and decoding:
-            self.speculator.record(PLAIN, active, len(active), now - began)
+            self.speculator.record(arm, active, len(active), now - began)
         return [
             self._take(request, [token], [logprob], began, now)
             for request, token, logprob in zip(ready, ids.tolist(), logprobs.tolist(), strict=True)
@@ -212,17 +214,17 @@ class Engine:
         )
         for request, count in chunks:
             start = cu_seqlens[request.row]
-            self._fed(request, ids[start : start + count], out, slice(start, start + count))
+            self._fed(request, ids[start : start + count], out, range(start, start + count))
         return out, cu_seqlens
 
-    def _fed(self, request: Request, ids: list[int], out: Output, at: slice | list[int]) -> None:
+    def _fed(self, request: Request, ids: list[int], out: Output, at: range | list[int]) -> None:
         """Note tokens that have entered the cache; ``at``: where they are in the pass."""
         request.fed += len(ids)
         self._held[request.row] += ids
         if self.speculator is not None:
-            self.speculator.observe(request.row, out.hidden[0, at])
+            self.speculator.observe(request.row, out.hidden, at)
         if self.record_routing and ids:
-            request.routing.append(out.routing[:, 0, at])
+            request.routing.append(out.routing[:, 0, list(at)])
 
     def _verify(
         self, requests: list[Request], drafts: list[Draft], began: float

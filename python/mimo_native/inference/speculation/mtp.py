@@ -7,7 +7,7 @@ n - k .. n - 1 with tokens d_1 .. d_k, and the last of them proposes d_(k+1). Pa
 rows where they share tokens, as nodes of a tree; none of them is ever committed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,12 +51,13 @@ class MTPDrafter:
     def __init__(self, model: MiMoForCausalLM, cache: ModelCache) -> None:
         self.model, self.cache = model, cache
         self.heads = len(model.model.mtp.layers)
-        # Hidden states of the last tokens of every row: those that a block has yet to see.
-        self._tails: list[list[Tensor]] = [[] for _ in range(cache.rows)]
+        # Hidden states of the last tokens of every row, those that a block has yet to see, as
+        # places in the passes that they came from.
+        self._tails: list[list[tuple[Tensor, int]]] = [[] for _ in range(cache.rows)]
 
-    def observe(self, row: int, hidden: Tensor) -> None:
-        """hidden [M, D] of the tokens just committed to ``row``."""
-        self._tails[row].extend(hidden.unbind())
+    def observe(self, row: int, hidden: Tensor, at: Iterable[int]) -> None:
+        """hidden [1, N, D] of a pass, of which the tokens ``at`` are now committed to ``row``."""
+        self._tails[row].extend((hidden, index) for index in at)
 
     def forget(self, row: int) -> None:
         self._tails[row].clear()
@@ -144,7 +145,8 @@ class MTPDrafter:
                 start, tail = len(ids), self._tails[row]
                 offset = r.request.fed - len(tail)
                 ids += r.tokens
-                hidden += [tail[j - offset] for j in r.hidden]
+                states = (tail[j - offset] for j in r.hidden)
+                hidden += [state[0, index] for state, index in states]
                 masks += r.masks
                 final += range(start, start + r.final)
                 ends += [start + end for end in r.ends]

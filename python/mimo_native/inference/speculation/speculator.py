@@ -1,6 +1,6 @@
 """The engine's side of speculation: which drafts a round verifies, and what it learns from it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from weakref import WeakKeyDictionary
@@ -29,7 +29,7 @@ _SHAPES: dict[str, tuple[TreeShape | None, int]] = {
     "copy8": (None, 8),
     "copy24": (None, 24),
 }
-_AUTO = ("chain", "tree8", "tree16", "copy8", "copy24")
+_AUTO = ("copy8", "copy24", "chain", "tree8", "tree16")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Round:
     arm: str
     drafts: list[Draft]
 
+
+_RESTING = Round("resting", [])  # plain, and not worth a look
 
 # What is worth its time depends on the model, and outlives an engine.
 _policies: WeakKeyDictionary[MiMoForCausalLM, dict[int, Policy]] = WeakKeyDictionary()
@@ -57,10 +59,10 @@ class Speculator:
         self.policies = _policies.setdefault(model, {})
         self._ngrams: dict[int, NGrams] = {}
 
-    def observe(self, row: int, hidden: Tensor) -> None:
-        """hidden [M, D] of the tokens just committed to ``row``."""
+    def observe(self, row: int, hidden: Tensor, at: Iterable[int]) -> None:
+        """hidden [1, N, D] of a pass, of which the tokens ``at`` are now committed to ``row``."""
         if self.drafter is not None:
-            self.drafter.observe(row, hidden)
+            self.drafter.observe(row, hidden, at)
 
     def forget(self, row: int) -> None:
         if self.drafter is not None:
@@ -72,6 +74,8 @@ class Speculator:
 
     def propose(self, requests: Sequence[Request]) -> Round:
         """Drafts for requests that have fed all but their last token."""
+        if self.mode == "auto" and self._policy(requests).rest():
+            return _RESTING
         # The last token of a request is never fed, so none may be drafted in its place.
         depths = [r.sampling.max_tokens - len(r.output) - 1 for r in requests]
         copies: list[list[int]] | None = None
@@ -101,6 +105,8 @@ class Speculator:
 
     def record(self, arm: str, requests: Sequence[Request], tokens: int, seconds: float) -> None:
         """A round's tokens over all requests, and its time."""
+        if arm == _RESTING.arm:
+            return
         self._policy(requests).record(arm, tokens / len(requests), seconds)
 
     def finished(self, request: Request) -> None:
