@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .errors import UnsupportedError
 
-__all__ = ["OPENMP_VARIABLES", "VARIABLES", "cache_dir", "isa", "nvcc", "world_size"]
+__all__ = ["VARIABLES", "cache_dir", "isa", "nvcc", "openmp", "world_size"]
 
 VARIABLES = {
     "CUDACXX": "the nvcc that makes PTX for the interpreter",
@@ -19,7 +19,12 @@ VARIABLES = {
 }
 
 # Read by the OpenMP runtime, not by the package; they decide how the kernels' threads behave.
-OPENMP_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OMP_PROC_BIND", "GOMP_SPINCOUNT")
+_OPENMP_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OMP_PROC_BIND", "GOMP_SPINCOUNT")
+
+
+def openmp() -> dict[str, str]:
+    """The variables of the OpenMP runtime that are set."""
+    return {name: os.environ[name] for name in _OPENMP_VARIABLES if name in os.environ}
 
 
 def isa(available: Sequence[str]) -> str | None:

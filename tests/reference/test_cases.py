@@ -40,7 +40,7 @@ def spoiled(op: Callable[..., object], error: float) -> Callable[..., object]:
 SENSITIVE = [
     case
     for case in CASES
-    if not (isinstance(case, gemm.LinearCase) and case.data in ("scales", "denormal"))
+    if getattr(case, "data", None) not in ("scales", "denormal")
     and any(t.is_floating_point() and t.isfinite().any() and t.nan_to_num(0, 0, 0).any()
             for t in expected(case)[0])
 ]  # fmt: skip

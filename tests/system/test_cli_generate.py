@@ -134,6 +134,8 @@ def test_interrupting_is_clean(checkpoint):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"},
+        # Tests that run in the background inherit that interrupts are ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout.read(10)  # it has begun to answer
     time.sleep(0.05)

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import json
-import os
 import platform
 import statistics
 import time
@@ -102,6 +101,7 @@ def measure(
     import torch
 
     from .. import _C
+    from ..env import openmp
     from ..nn import MiMoForCausalLM
     from ..weights.resolve import resolve_model
 
@@ -138,7 +138,7 @@ def measure(
             "isa": _C.isa(),
             "bandwidth": bandwidth,
             "flops": flops,
-            "omp": {k: v for k, v in os.environ.items() if k.startswith(("OMP_", "GOMP_"))},
+            "omp": openmp(),
         },
         memory={
             "weights": weights,

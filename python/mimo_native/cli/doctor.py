@@ -112,17 +112,16 @@ def _instructions(extension: Path, levels: list[str]) -> dict[str, object]:
 
 
 def _threads(torch, extension) -> dict[str, object]:
-    from ..env import OPENMP_VARIABLES
+    from ..env import openmp
 
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    policy = os.environ.get("OMP_WAIT_POLICY", _SPINNING)
     return {
         "usable_cores": usable,
         "torch": torch.get_num_threads(),
         "extension": extension.max_threads(),
         "openmp_libraries": _openmp_libraries(),
-        "wait_policy": policy,
-        "variables": {name: os.environ[name] for name in OPENMP_VARIABLES if name in os.environ},
+        "wait_policy": openmp().get("OMP_WAIT_POLICY", _SPINNING),
+        "variables": openmp(),
     }
 
 

@@ -320,8 +320,7 @@ class Engine:
         shown, taken = "", []
         reason: FinishReason | None = None
         for token, logprob in zip(tokens, logprobs, strict=True):
-            request.output.append(token)
-            request.logprobs.append(logprob)
+            request.append(token, logprob)
             taken.append(token)
             text, reason = self._read(request, token)
             shown += text

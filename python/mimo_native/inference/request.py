@@ -92,10 +92,16 @@ class Request:
     text: str = ""
     finish_reason: FinishReason | None = None
     stats: Stats = field(default_factory=Stats)
+    tokens: list[int] = field(init=False)  # prompt + output
 
-    @property
-    def tokens(self) -> list[int]:
-        return self.prompt + self.output
+    def __post_init__(self) -> None:
+        self.tokens = [*self.prompt, *self.output]
+
+    def append(self, token: int, logprob: float) -> None:
+        """Take a sampled token."""
+        self.output.append(token)
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
 
     def completion(self) -> Completion:
         assert self.finish_reason is not None
