@@ -51,13 +51,19 @@ def _attention() -> tuple[Callable[[], object], None]:
 
 
 def _binding_of_five_tensors() -> tuple[Callable[[], object], Callable[[], object]]:
-    q, kv, sink = torch.randn(1, 0, 2, 16), torch.randn(1, 0, 1, 16), torch.zeros(2)
-    out = torch.empty(1, 0, 2, 16)
+    root, none, *out = (torch.full((1,), value) for value in (0, -1, 0, 0, 0))
     a = torch.zeros(16)
     return (
-        lambda: _C.attention(q, kv, kv, out, None, None, True, None, sink, None),
+        lambda: _C.build_draft_tree(root, none, 0, *out),
         lambda: torch.addcmul(a, a, a, out=a),
     )
+
+
+def _binding_of_attention() -> tuple[Callable[[], object], None]:
+    """Five tensors too, and the plan of an attention without tokens."""
+    q, kv, sink = torch.randn(1, 0, 2, 16), torch.randn(1, 0, 1, 16), torch.zeros(2)
+    out = torch.empty(1, 0, 2, 16)
+    return lambda: _C.attention(q, kv, kv, out, None, None, True, None, sink, None), None
 
 
 CALLS = {
@@ -69,6 +75,7 @@ CALLS = {
     "linear": _linear,
     "attention": _attention,
     "binding of 5 tensors": _binding_of_five_tensors,
+    "binding of attention": _binding_of_attention,
 }
 
 

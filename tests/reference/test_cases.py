@@ -37,6 +37,7 @@ def spoiled(op: Callable[..., object], error: float) -> Callable[..., object]:
     return call
 
 
+# Among denormals such an error is below a unit in the last place; "scales" hides small sums.
 SENSITIVE = [
     case
     for case in CASES

@@ -140,6 +140,34 @@ def test_output_is_that_of_plain_decoding(block: int) -> None:
     assert passes < tokens  # some drafts were accepted, or nothing was tested
 
 
+class Oracle(Adversary):
+    """The next 12 tokens, as they will be drawn."""
+
+    def _tree(self, request) -> Draft:
+        at = len(request.output)
+        room = min(request.sampling.max_tokens - at - 1, 12)
+        return Draft(tuple(self.answers[request.index][at : at + room]), tuple(range(-1, room - 1)))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_oracle_is_accepted_whole(temperature: float) -> None:
+    """One pass for the prompt and three for 39 tokens: what is accepted is never fed again."""
+    model = tiny_model(4, window=9)
+    sampling = mn.Sampling(temperature=temperature, seed=1, max_tokens=40)
+    [plain] = mn.generate(model, [[1, 2, 3]], sampling=sampling)
+    engine = Engine(model, max_batch=1, max_tokens=80, speculative="tree")
+    engine.speculator = Oracle(0, {0: plain.token_ids}, 24)
+    engine.add([1, 2, 3], sampling)
+    steps = 0
+    while engine.has_work:
+        engine.step()
+        steps += 1
+    assert steps == 4
+    done = engine.finished[0].completion()
+    assert done.token_ids == plain.token_ids
+    assert done.stats.accept_length == 13
+
+
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("mode", ["chain", "tree"])
 def test_every_phase_of_the_ring(window: int, mode: str) -> None:

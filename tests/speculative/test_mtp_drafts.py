@@ -93,3 +93,18 @@ def test_a_long_lag_is_caught_up() -> None:
         drafter.observe(0, hidden, at)
     [draft] = drafter.draft([request], [3], TreeShape())
     assert draft.paths()[-1] == chain_from_scratch(model, request.tokens, 3)
+
+
+def test_drafts_after_going_back_to_a_common_beginning() -> None:
+    """What the blocks saw of the tokens that are gone must not stay in their caches."""
+    model = tiny_model(16, window=65)
+    engine = Recorder(model, max_batch=1, max_tokens=120, speculative="chain")
+    prompt = [1 + i % 11 for i in range(40)]
+    for number, beginning in enumerate((40, 36, 30)):
+        sampling = mn.Sampling(temperature=1, seed=number, max_tokens=8)
+        index = engine.add([*prompt[:beginning], 13, 14, 15 + number], sampling)
+        while engine.has_work:
+            engine.step()
+        reused = engine.finished[index].stats.reused_tokens
+        assert (reused > 20) == (number > 0)
+    assert engine.checked > 20

@@ -17,7 +17,7 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help='a JSON file of PretrainConfig, "nano" or "report"')
     parser.add_argument("--output", default="runs/nano", help="directory of a nano run")
-    parser.add_argument("--tokens", type=int, default=4_000_000, help="of nano's pre-training")
+    parser.add_argument("--tokens", type=int, default=5_000_000, help="of nano's pre-training")
     parser.add_argument("--dry-run", action="store_true", help="print the cost and train nothing")
     parser.add_argument("--devices", type=int, default=2048, help="devices for --dry-run")
     parser.add_argument("--peak", type=float, default=989e12, help="FLOP/s of one device")

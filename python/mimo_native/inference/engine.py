@@ -163,7 +163,7 @@ class Engine:
             free = [row for row, occupant in enumerate(self.rows) if occupant is None]
             row = max(free, key=lambda row: _common(self._held[row], request.prompt))
             request.row = row
-            request.fed = self._reuse(row, request.prompt)
+            request.fed = request.stats.reused_tokens = self._reuse(row, request.prompt)
             self.rows[row] = request
 
     def _reuse(self, row: int, prompt: list[int]) -> int:

@@ -16,7 +16,8 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 @dataclass
 class Stats:
-    """Times in seconds. Prefill covers the prompt, decode every token after the first.
+    """Times in seconds. Prefill covers the prompt but for its first ``reused_tokens``, which the
+    cache held already; decode covers every token after the first.
 
     accept_length: tokens per pass of the model while decoding; 1 without speculation. accepted[d]
     and drafted[d]: passes in which a draft of depth d + 1 was accepted, and was there; draft_time
@@ -24,6 +25,7 @@ class Stats:
     """
 
     prompt_tokens: int = 0
+    reused_tokens: int = 0
     completion_tokens: int = 0
     seed: int = 0
     time_to_first_token: float = 0.0
@@ -36,7 +38,8 @@ class Stats:
 
     @property
     def prefill_tokens_per_second(self) -> float:
-        return self.prompt_tokens / self.time_to_first_token if self.time_to_first_token else 0.0
+        fed = self.prompt_tokens - self.reused_tokens
+        return fed / self.time_to_first_token if self.time_to_first_token else 0.0
 
     @property
     def decode_tokens_per_second(self) -> float:

@@ -10,23 +10,22 @@ from ._library import register_op
 
 __all__ = ["sample"]
 
+# How a token is drawn, alone or along a draft tree.
+CONTROLS = (
+    "seed",
+    "position",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "history",
+)
+
 register(
-    "sample",
-    "cpu",
-    dtypes=(torch.float32, torch.bfloat16),
-    options=(
-        "seed",
-        "position",
-        "temperature",
-        "top_k",
-        "top_p",
-        "min_p",
-        "repetition_penalty",
-        "presence_penalty",
-        "frequency_penalty",
-        "history",
-        "prompt_lens",
-    ),
+    "sample", "cpu", dtypes=(torch.float32, torch.bfloat16), options=(*CONTROLS, "prompt_lens")
 )
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from .. import reference
 from ..backends import choose, native, register
 from ..reference.speculative import DraftTree, Verified
+from .sampling import CONTROLS
 
 __all__ = ["build_draft_tree", "verify_tree"]
 
@@ -14,19 +15,7 @@ register(
     "verify_tree",
     "cpu",
     dtypes=(torch.float32, torch.bfloat16),
-    options=(
-        "seed",
-        "position",
-        "temperature",
-        "top_k",
-        "top_p",
-        "min_p",
-        "repetition_penalty",
-        "presence_penalty",
-        "frequency_penalty",
-        "history",
-        "prompt_len",
-    ),
+    options=(*CONTROLS, "prompt_len"),
 )
 
 

@@ -180,9 +180,8 @@ class MTPDrafter:
             assert request.row is not None
             lengths = [int(self.cache.mtp_lengths(k)[request.row]) for k in range(self.heads)]
             tail = self._tails[request.row]
-            # A private row takes a hidden state as far back as the number of heads.
-            needed = min([*lengths, request.fed - self.heads + 1])
-            del tail[: max(0, needed - (request.fed - len(tail)))]
+            # The last block trails most, and its private rows begin no earlier than its next one.
+            del tail[: max(0, min(lengths) - (request.fed - len(tail)))]
 
 
 def _head(rows: _Rows, count: int) -> _Rows:

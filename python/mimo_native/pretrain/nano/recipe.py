@@ -53,7 +53,7 @@ def nano_model() -> MiMoConfig:
 
 
 def nano_runs(
-    output: str | Path, *, tokens: int = 4_000_000, head_tokens: int = 800_000, seed: int = 0
+    output: str | Path, *, tokens: int = 5_000_000, head_tokens: int = 1_000_000, seed: int = 0
 ) -> tuple[PretrainConfig, PretrainConfig]:
     """The configurations of both runs, reading ``output``/tokens and ``output``/tokenizer."""
     output = Path(output)
@@ -132,8 +132,8 @@ def nano_runs(
 def build(
     output: str | Path,
     *,
-    tokens: int = 4_000_000,
-    head_tokens: int = 800_000,
+    tokens: int = 5_000_000,
+    head_tokens: int = 1_000_000,
     seed: int = 0,
     progress: bool = False,
 ) -> RunResult:
