@@ -51,11 +51,11 @@ def _attention() -> tuple[Callable[[], object], None]:
 
 
 def _binding_of_five_tensors() -> tuple[Callable[[], object], Callable[[], object]]:
-    root, none, *out = (torch.full((1,), value) for value in (0, -1, 0, 0, 0))
-    a = torch.zeros(16)
+    root, none, a, b, c = (torch.full((1,), value) for value in (0, -1, 0, 0, 0))
+    x = torch.zeros(16)
     return (
-        lambda: _C.build_draft_tree(root, none, 0, *out),
-        lambda: torch.addcmul(a, a, a, out=a),
+        lambda: _C.build_draft_tree(root, none, 0, a, b, c),
+        lambda: torch.addcmul(x, x, x, out=x),
     )
 
 
