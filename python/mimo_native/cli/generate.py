@@ -71,7 +71,7 @@ def add_speculative(group: argparse._ArgumentGroup) -> None:
         "--speculative",
         choices=("off", "chain", "tree", "auto"),
         default="off",
-        help="draft several tokens and verify them in one pass: the same text, often sooner (off)",
+        help="verify drafted tokens, several in one pass: same text, sooner where it repeats (off)",
     )
 
 
