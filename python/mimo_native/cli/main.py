@@ -8,12 +8,14 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from .. import __version__
+from ..env import world_size
 from ..errors import CheckpointError, ShapeError, UnsupportedError
 from . import bench, chat, convert, doctor, fit, generate, get, plot, pretrain, race, selftest
 
-__all__ = ["main"]
+__all__ = ["entry", "main"]
 
 COMMANDS = {
     "generate": generate,
@@ -78,10 +80,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _USAGE
 
 
+def entry() -> NoReturn:
+    """The command as a process: runs ``main`` and ends with its status."""
+    status = main()
+    if world_size() > 1:
+        # DTensor's caches keep gloo's groups, so their threads outlive destroy_process_group; one
+        # that frees a Python object while the interpreter shuts down ends the process with SIGABRT.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text or type(error).__name__
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()
