@@ -9,6 +9,7 @@ endif()
 # Kernels for sm_80 and later; a family adds its own.
 set(MN_CUDA_SOURCES
   csrc/norm_rope/rms_norm_sm80.cu
+  csrc/norm_rope/rope_sm80.cu
 )
 set(MN_CUDA_BINDINGS
   csrc/runtime/cuda/module.cpp

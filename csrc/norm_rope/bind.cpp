@@ -10,8 +10,6 @@
 namespace mn {
 namespace {
 
-constexpr int64_t kMostRotaryDims = 65536;
-
 NewTensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
   RmsNormProblem problem = rms_norm_problem(Check("rms_norm"), x, weight, eps);
   NewTensor y = new_tensor_like(x);
@@ -66,59 +64,17 @@ std::tuple<NewTensor, NewTensor> rms_norm_backward(const Tensor& dy, const Tenso
 }
 
 NewTensor bind_rope_table(const Tensor& positions, double theta, int64_t rotary_dim) {
-  const Check check("rope_table");
-  check.shape(positions, "positions", {kAny}, "[N]");
-  check.on_cpu(positions, "positions");
-  check.dtype(positions, "positions", {DType::i64});
-  check.contiguous(positions, "positions");
-  if (!(theta > 0)) check.fail("theta", "a positive number", std::to_string(theta));
-  check.range(rotary_dim, "rotary_dim", 0, kMostRotaryDims);
-  if (rotary_dim % 2) check.fail("rotary_dim", "an even number", std::to_string(rotary_dim));
-  const int64_t tokens = positions.shape[0];
+  const int64_t tokens = rope_table_tokens(Check("rope_table"), positions, theta, rotary_dim);
   NewTensor table = new_tensor(positions, DType::f32, {tokens, rotary_dim});
   const pybind11::gil_scoped_release release;
   rope_table(positions.as<int64_t>(), tokens, theta, rotary_dim, table.view.as<float>());
   return table;
 }
 
-RopeTensor rope_tensor(const Check& check, const Tensor& t, const char* argument, int64_t tokens,
-                       DType dtype) {
-  check.shape(t, argument, {tokens, kAny, kAny}, "[N, H, D]");
-  check.on_cpu(t, argument);
-  check.dtype(t, argument, {dtype});
-  check.last_dim_contiguous(t, argument);
-  return {.heads = t.shape[1],
-          .dim = t.shape[2],
-          .token_stride = t.stride[0],
-          .head_stride = t.stride[1],
-          .in = t.data,
-          .out = nullptr};
-}
-
 std::tuple<NewTensor, NewTensor, NewTensor> rope(const Tensor& q, const Tensor& k, const Tensor& v,
                                                  const Tensor& table, double value_scale,
                                                  bool opposite) {
-  const Check check("rope");
-  check.dtype(q, "q", {DType::f32, DType::bf16});
-  check.shape(q, "q", {kAny, kAny, kAny}, "[N, Hq, Dqk]");
-  check.shape(table, "table", {q.shape[0], kAny}, "[N, rotary_dim]");
-  check.dtype(table, "table", {DType::f32});
-  check.contiguous(table, "table");
-  check.on_cpu(table, "table");
-  const int64_t rotary_dim = table.shape[1];
-  check.shape(k, "k", {q.shape[0], kAny, q.shape[2]}, "[N, Hkv, Dqk]");
-  if (rotary_dim > q.shape[2])
-    check.fail("table", "rotary_dim of at most the head dim " + std::to_string(q.shape[2]),
-               std::to_string(rotary_dim));
-
-  RopeProblem problem{.tokens = q.shape[0],
-                      .rotary_dim = rotary_dim,
-                      .table = table.as<float>(),
-                      .value_scale = static_cast<float>(value_scale),
-                      .q = rope_tensor(check, q, "q", q.shape[0], q.dtype),
-                      .k = rope_tensor(check, k, "k", q.shape[0], q.dtype),
-                      .v = rope_tensor(check, v, "v", q.shape[0], q.dtype),
-                      .opposite = opposite};
+  RopeProblem problem = rope_problem(Check("rope"), q, k, v, table, value_scale, opposite);
   std::tuple out{new_tensor_like(q), new_tensor_like(k), new_tensor_like(v)};
   problem.q.out = std::get<0>(out).view.data;
   problem.k.out = std::get<1>(out).view.data;

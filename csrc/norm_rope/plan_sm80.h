@@ -1,4 +1,5 @@
-// How RMSNorm is laid over a GPU: plain numbers, so that a plan can be printed and tested alone.
+// How RMSNorm and the rotary embedding are laid over a GPU: plain numbers, so that a plan can be
+// printed and tested alone.
 #pragma once
 
 #include "norm_rope/problem.h"
@@ -16,5 +17,28 @@ struct RmsNormPlan {
 
 // `x_size` and `weight_size` are bytes per element. `rows` must be positive.
 RmsNormPlan plan_rms_norm(const RmsNormProblem& problem, int x_size, int weight_size);
+
+inline constexpr int kRopeThreads = 256;  // at most, per block
+
+struct RopePlan {
+  bool wide;        // loads of 16 bytes; false: element by element
+  int head_items;   // loads of a q or k head: one for each of both halves, one for the rest
+  int value_items;  // loads of a v head
+  int threads;      // per block
+  unsigned blocks_per_token;
+};
+
+// `size` is bytes per element.
+RopePlan plan_rope(const RopeProblem& problem, int size);
+
+inline constexpr int kMostRopePairs = 256;  // their frequencies travel in the launch
+
+struct RopeTableProblem {
+  int64_t tokens;
+  int half;  // pairs
+  const int64_t* positions;
+  float* table;  // [tokens][2 * half]
+  float frequency[kMostRopePairs];
+};
 
 }  // namespace mn

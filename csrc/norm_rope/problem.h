@@ -71,5 +71,7 @@ MN_DECLARE_KERNELS(NormRopeKernels, norm_rope_kernels)
 // angle = float32(positions[n]) * (1 / theta^(2j / rotary_dim)), every step rounded to float32.
 void rope_table(const int64_t* positions, int64_t n, double theta, int64_t rotary_dim,
                 float* table);
+// 1 / theta^(2j / rotary_dim) of pair j, rounded as above.
+float rope_frequency(double theta, int64_t rotary_dim, int64_t j);
 
 }  // namespace mn

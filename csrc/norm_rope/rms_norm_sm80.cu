@@ -2,19 +2,10 @@
 #include <cuda_bf16.h>
 
 #include "norm_rope/kernels_cuda.h"
+#include "runtime/cuda/pack.cuh"
 
 namespace mn {
 namespace {
-
-template <class T, int N>
-struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack {
-  T value[N];
-};
-
-__device__ float widen(float x) { return x; }
-__device__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ void narrow(float x, float& out) { out = x; }
-__device__ void narrow(float x, __nv_bfloat16& out) { out = __float2bfloat16_rn(x); }
 
 // The sum over the threads of a row; every thread gets it. Warps of one row lie side by side.
 __device__ float row_sum(float x, int threads_per_row) {

@@ -17,6 +17,8 @@ _FLOATS = (torch.float32, torch.bfloat16)
 register("rms_norm", "cpu", dtypes=_FLOATS, options=("eps",), gradient=True)
 register("rms_norm", "cuda", dtypes=_FLOATS, options=("eps",))
 register("rope_table", "cpu", dtypes=(torch.int64,), options=("theta", "rotary_dim"))
+register("rope_table", "cuda", dtypes=(torch.int64,), options=("theta", "rotary_dim"))
+register("rope", "cuda", dtypes=_FLOATS, options=("value_scale",))
 register("rope", "cpu", dtypes=_FLOATS, options=("value_scale",), gradient=True)
 
 
