@@ -10,12 +10,12 @@ from ..cache import LayerCache
 from ..config import LayerConfig
 from .batch import Batch
 from .keep_float32 import keep_float32
-from .weight import Weight
+from .weight import HubNames, Weight
 
 __all__ = ["Attention"]
 
 
-class Attention(nn.Module):
+class Attention(HubNames):
     """x [N, D] packed tokens -> (y [N, D], k [N, Hkv, Dqk], v [N, Hkv, Dv]); report, section 2.1.
 
     With ``layer_cache`` the tokens attend to its committed keys and to each other's. Nothing is

@@ -9,7 +9,7 @@ from .attention import Attention
 from .batch import Batch
 from .mlp import MLP, MoE, Routing
 from .norm import RMSNorm
-from .weight import Weight
+from .weight import HubNames, Weight
 
 __all__ = ["DecoderLayer", "MTPBlock"]
 
@@ -56,7 +56,7 @@ class DecoderLayer(nn.Module):
         return x + out, k, v, routing
 
 
-class MTPBlock(nn.Module):
+class MTPBlock(HubNames):
     """Multi-token prediction block k: embedding of token i + 1 + k and hidden i predict i + 2 + k.
 
     u = eh_proj [enorm(embedding), hnorm(hidden)], then a sliding decoder layer with a dense

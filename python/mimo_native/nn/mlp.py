@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from .keep_float32 import KeepFloat32
-from .weight import Weight, wide
+from .weight import HubNames, Weight, wide
 
 __all__ = ["MLP", "Experts", "MoE", "Router", "Routing"]
 
@@ -19,7 +19,7 @@ class Routing(NamedTuple):
     logits: Tensor  # [N, E] float32
 
 
-class MLP(nn.Module):
+class MLP(HubNames):
     """x [N, D] -> down(silu(gate x) * up x), unclamped."""
 
     def __init__(self, hidden_size: int, intermediate_size: int) -> None:
@@ -33,7 +33,7 @@ class MLP(nn.Module):
         return ops.swiglu_mlp(x, self.gate_up.weight, self.down.weight)
 
 
-class Router(KeepFloat32):
+class Router(HubNames, KeepFloat32):
     """x [N, D] -> (ids [N, K] int32, weights [N, K] float32); float32 from the logits on.
 
     The bias steers the selection only and gets no gradient; balancing moves it (section 3.1 of the
@@ -78,7 +78,7 @@ class Router(KeepFloat32):
         )
 
 
-class Experts(nn.Module):
+class Experts(HubNames):
     """x [N, D], ids and weights [N, K] -> sum over slots of weight * expert(x)."""
 
     def __init__(self, hidden_size: int, intermediate_size: int, experts: int) -> None:

@@ -17,7 +17,7 @@ from .embedding import Embedding
 from .layer import DecoderLayer, MTPBlock
 from .native import NativeDecoder
 from .norm import RMSNorm
-from .weight import Weight, wide
+from .weight import HubNames, Weight, wide
 
 if TYPE_CHECKING:
     from ..text import Tokenizer
@@ -64,7 +64,7 @@ class MiMoModel(nn.Module):
         self.mtp = MTP(config)
 
 
-class MiMoForCausalLM(nn.Module):
+class MiMoForCausalLM(HubNames):
     """The language model with its head; state-dict names are those of the released checkpoints."""
 
     def __init__(self, config: MiMoConfig) -> None:

@@ -16,7 +16,7 @@ from .. import ops
 from ..errors import ShapeError, UnsupportedError
 from ..ops import PackedWeight
 
-__all__ = ["Part", "Weight", "wide"]
+__all__ = ["HubNames", "Part", "Weight", "wide"]
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,8 @@ class Weight(nn.Module):
     ) -> None:
         found = {}
         for part in self.parts():
+            tensor = state_dict.get(prefix + part.hub_name)
             key = _parent(prefix) + part.hub_name
-            tensor = state_dict.get(key)
             shape = (part.stop - part.start, self.in_features)
             if tensor is None:
                 missing_keys.append(key)
@@ -142,7 +142,7 @@ class Weight(nn.Module):
                 error_msgs.append(f"{key}: expected shape {list(shape)}, got {list(tensor.shape)}")
             else:
                 found[part] = tensor
-        if error_msgs:
+        if error_msgs or not found:
             return
         repack = self.weight.format if self.packed else None
         self.unpack()
@@ -150,6 +150,22 @@ class Weight(nn.Module):
             self.take(part, tensor)
         if repack is not None:
             self.pack(repack)
+
+
+class HubNames(nn.Module):
+    """A module with Weights of its own, whose parts' names in a state dict are this module's.
+
+    ``load_state_dict`` hands a child what begins with the child's name, so the parts are put under
+    that name first.
+    """
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name, child in self._modules.items():
+            for part in child.parts() if isinstance(child, Weight) else ():
+                tensor = state_dict.pop(prefix + part.hub_name, None)
+                if tensor is not None:
+                    state_dict[f"{prefix}{name}.{part.hub_name}"] = tensor
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def wide(x: Tensor) -> torch.dtype:
