@@ -37,6 +37,8 @@ def page(records: list[tuple[str, dict]]) -> str:
 
 
 def _section(family: str, record: dict) -> str:
+    if family == "model":
+        return _models(record["runs"])
     rows = record["rows"]
     rivals = list(dict.fromkeys(name for row in rows for name in row["x"]))
     columns = ["case", "threads", "us", "GFLOP/s", "GB/s", "of the limit", *rivals]
@@ -69,6 +71,80 @@ def _cells(family: str, row: dict, rivals: list[str]) -> list[str]:
     ]
 
 
+def _models(runs: list[dict]) -> str:
+    """Whole models; each run has a machine state of its own, so its probes stand in its rows."""
+    rivals = list(dict.fromkeys(name for run in runs for w in run["work"] for name in w["peers"]))
+    columns = ["model, weights", "threads", "work", "tok/s", "of the limit", "probe", "memory"]
+    first = runs[0]
+    return "\n".join(
+        [
+            "## model",
+            "Tokens per second of whole models; the limit is that of the weights' bytes (decode) or"
+            " of the operations (prefill), by a probe taken in turn. Memory: peak over weights and"
+            " caches. Others: their tokens per second and how many times as fast ours are.",
+            "",
+            f"{first['cpu']}, {first['isa']}, {first['compiler']}.",
+            "",
+            _line([*columns, *rivals]),
+            _line(["---", *("---:" for _ in [*columns[1:], *rivals])]),
+            *(_line(_work_cells(run, w, rivals)) for run in runs for w in run["work"]),
+            "",
+            *(_provenance(run) for run in runs),
+            "",
+        ]
+    )
+
+
+def _work_cells(run: dict, work: dict, rivals: list[str]) -> list[str]:
+    ours, unit = work["tokens_per_second"], "GB/s" if work["bound"] == "bandwidth" else "GFLOP/s"
+    return [
+        f"{run['model']}, {run['weights']}",
+        str(run["threads"]),
+        work["name"],
+        f"{ours:.1f}",
+        f"{work['fraction']:.2f} {work['bound']}",
+        f"{work['probe'] / 1e9:.0f} {unit}",
+        f"{run['memory']['ratio']:.2f}",
+        *(
+            f"{work['peers'][name]:.1f}, {ours / work['peers'][name]:.2f}x"
+            if name in work["peers"]
+            else ""
+            for name in rivals
+        ),
+    ]
+
+
+def _provenance(run: dict) -> str:
+    versions = ", ".join(
+        f"{name} {text}".removeprefix("llama.cpp ") for name, text in run["versions"].items()
+    )
+    names = ", ".join(work["name"] for work in run["work"])
+    beside = f"; llama.cpp ran {run['peer_file']}" if run["peer_file"] else ""
+    return (
+        f"- {run['model']}, {run['weights']}, {run['threads']} threads, {names}: commit"
+        f" {run['commit']}, {run['clock']} time, {run['rounds']} rounds; {versions}{beside}."
+    )
+
+
+def _bars(family: str, record: dict) -> list[tuple[str, str, float]]:
+    """(family, label, fraction of the limit) of every case that has one."""
+    if family == "model":
+        return [
+            (
+                family,
+                f"{run['model']} {run['weights']} {w['name']} {run['threads']}t",
+                w["fraction"],
+            )
+            for run in record["runs"]
+            for w in run["work"]
+        ]
+    return [
+        (family, f"{row['name']} {row['threads']}t", row["peak_fraction"])
+        for row in record["rows"]
+        if row["peak_fraction"] is not None
+    ]
+
+
 def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -81,12 +157,7 @@ def draw(records: list[tuple[str, dict]], target: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "mimo_native"
     from matplotlib import pyplot
 
-    bars = [
-        (family, f"{row['name']} {row['threads']}t", row["peak_fraction"])
-        for family, record in records
-        for row in record["rows"]
-        if row["peak_fraction"] is not None
-    ]
+    bars = [bar for family, record in records for bar in _bars(family, record)]
     families = list(dict.fromkeys(family for family, _, _ in bars))
     figure, axes = pyplot.subplots(figsize=(10, 1 + 0.18 * len(bars)))
     for i, family in enumerate(families):

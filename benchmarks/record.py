@@ -20,7 +20,7 @@ from .harness import Row
 from .machine import Machine, cpu_name
 from .peers import distribution_version
 
-__all__ = ["RESULTS", "record", "save", "write_json"]
+__all__ = ["RESULTS", "record", "save", "save_model", "write_json"]
 
 RESULTS = Path(__file__).parent / "results"
 _CODE = ("csrc", "python", "tests", "benchmarks", ":!*.md", ":!benchmarks/results")
@@ -32,16 +32,8 @@ def record(rows: Iterable[Row], machine: Machine) -> dict[str, object]:
     rows = list(rows)
     peers = {name.split()[0] for row in rows for name in row.rival_us} - {"torch"}
     return {
-        "cpu": cpu_name(),
-        "isa": _C.isa(),
-        "compiler": BUILD_INFO["compiler"],
-        "flags": BUILD_INFO["flags"],
-        "commit": _commit(),
-        "versions": {
-            "mimo_native": mn.__version__,
-            "torch": torch.__version__,
-            **{name: distribution_version(name) for name in sorted(peers)},
-        },
+        **_build(),
+        "versions": _versions(peers),
         "probe": dict(machine.probed),
         "rows": [row.as_dict() for row in rows],
     }
@@ -52,12 +44,52 @@ def save(rows: Iterable[Row], machine: Machine, folder: Path = RESULTS) -> list[
     by_family: dict[str, list[Row]] = {}
     for row in rows:
         by_family.setdefault(row.family, []).append(row)
-    cpu = re.sub(r"[^a-z0-9]+", "-", cpu_name().lower()).strip("-")
     paths = []
     for family, members in sorted(by_family.items()):
-        paths.append(folder / f"{family}.{cpu}.json")
+        paths.append(_file(folder, family))
         write_json(paths[-1], record(members, machine))
     return paths
+
+
+def save_model(result: dict[str, object], folder: Path = RESULTS) -> Path:
+    """Put a whole model's result beside those of other models, formats and thread counts.
+
+    Work that this run did not do keeps the run that did it.
+    """
+    path = _file(folder, "model")
+    runs = json.loads(path.read_text())["runs"] if path.exists() else []
+    key = ("model", "weights", "threads")
+    done = {work["name"] for work in result["work"]}
+    for run in runs:
+        if all(run[k] == result[k] for k in key):
+            run["work"] = [work for work in run["work"] if work["name"] not in done]
+    run = {**result, **_build(), "versions": _versions(()) | result["versions"]}
+    runs = [*(r for r in runs if r["work"]), run]
+    write_json(path, {"runs": sorted(runs, key=lambda r: [r[k] for k in key])})
+    return path
+
+
+def _file(folder: Path, family: str) -> Path:
+    cpu = re.sub(r"[^a-z0-9]+", "-", cpu_name().lower()).strip("-")
+    return folder / f"{family}.{cpu}.json"
+
+
+def _build() -> dict[str, object]:
+    return {
+        "cpu": cpu_name(),
+        "isa": _C.isa(),
+        "compiler": BUILD_INFO["compiler"],
+        "flags": BUILD_INFO["flags"],
+        "commit": _commit(),
+    }
+
+
+def _versions(peers: Iterable[str]) -> dict[str, str]:
+    return {
+        "mimo_native": mn.__version__,
+        "torch": torch.__version__,
+        **{name: distribution_version(name) for name in sorted(peers)},
+    }
 
 
 def write_json(path: Path, value: object) -> None:

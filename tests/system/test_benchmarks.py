@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 from benchmarks import harness, machine, numbers_page, record
 from benchmarks.peers import distribution_version
+
+import mimo_native as mn
+from mimo_native.cli import bench_model, bench_work
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,3 +82,74 @@ def test_every_benchmark_is_collected():
     assert result.returncode == 0, result.stdout[-2000:]
     for file in (ROOT / "benchmarks").glob("bench_*.py"):
         assert f"benchmarks/{file.name}::" in result.stdout
+
+
+# ------------------------------------------------------------------ whole models
+
+
+def model_run(threads: int, *names: str, **fields) -> dict[str, object]:
+    work = [
+        {"name": name, "tokens_per_second": 50.0, "fraction": 0.8, "bound": "bandwidth"}
+        | {"probe": 40e9, "peers": {"llama.cpp": 40.0} if name == "decode B=1" else {}}
+        for name in names
+    ]
+    run = {"model": "m", "weights": "bf16", "threads": threads, "clock": "wall", "rounds": 3}
+    run |= {"memory": {"ratio": 1.05}, "work": work, "peer_file": "m.gguf"}
+    return run | {"versions": {"llama.cpp": "llama-cpp-python 1.0"}} | fields
+
+
+def test_runs_of_models_are_kept_beside_each_other(tmp_path):
+    record.save_model(model_run(1, "decode B=1", "prefill 512", rounds=1), tmp_path)
+    record.save_model(model_run(2, "decode B=1"), tmp_path)
+    path = record.save_model(model_run(1, "decode B=1"), tmp_path)
+    runs = json.loads(path.read_text())["runs"]
+    kept = [(r["threads"], r["rounds"], [w["name"] for w in r["work"]]) for r in runs]
+    assert kept == [(1, 1, ["prefill 512"]), (1, 3, ["decode B=1"]), (2, 3, ["decode B=1"])]
+    assert all({"cpu", "isa", "flags", "commit"} <= set(run) for run in runs)
+    text = numbers_page.page(numbers_page.load(tmp_path))
+    assert (
+        "| m, bf16 | 2 | decode B=1 | 50.0 | 0.80 bandwidth | 40 GB/s | 1.05 | 40.0, 1.25x |"
+        in text
+    )
+    assert "| m, bf16 | 1 | prefill 512 | 50.0 | 0.80 bandwidth | 40 GB/s | 1.05 |  |" in text
+    assert "llama-cpp-python 1.0; llama.cpp ran m.gguf" in text
+
+
+def test_a_model_is_measured_beside_its_peers(tmp_path, monkeypatch):
+    model = mn.MiMoForCausalLM(mn.MiMoConfig.tiny()).init_weights(seed=1).to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+
+    def peer(name):
+        if name == "decode B=8":
+            raise mn.UnsupportedError("peer", ["one sequence"])
+        return 7.0
+
+    peer.version = "peer 1"
+    monkeypatch.setattr(bench_model, "peers_of", lambda *args: ({"peer": peer}, {"other": "why"}))
+    names = ("decode B=1", "decode B=8", "prefill 512")
+    result = bench_model.measure(str(tmp_path), names=names, rounds=1, peers=True)
+    assert [work.name for work in result.work] == list(names)
+    assert [work.peers for work in result.work] == [{"peer": 7.0}, {}, {"peer": 7.0}]
+    assert (result.weights, result.absent) == ("bf16", {"other": "why"})
+    assert all(work.tokens_per_second > 0 for work in result.work)
+    assert all(work.limit > 0 for work in result.work)
+    assert "peer 7.0" in str(result)
+    json.dumps(result.as_dict())
+
+
+def test_a_step_reads_the_experts_that_it_chose():
+    config = mn.MiMoConfig.tiny()
+    model = mn.MiMoForCausalLM(config).init_weights(seed=1).to(torch.bfloat16).pack()
+    with torch.inference_mode():
+        seconds = itertools.count()
+        work = bench_work.Decode(model, 1, lambda: float(next(seconds)))
+        assert work() == work.steps  # within the clock's one second
+    read = model.head.weight.nbytes
+    for i, layer in enumerate(model.model.layers):
+        read += layer.self_attn.qkv.weight.nbytes + layer.self_attn.o.weight.nbytes
+        c = config.layer(i)
+        experts = layer.mlp.experts if c.moe else layer.mlp
+        share = config.num_experts_per_tok / config.n_routed_experts if c.moe else 1
+        read += share * (experts.gate_up.weight.nbytes + experts.down.weight.nbytes)
+        read += layer.mlp.gate.proj.weight.nbytes if c.moe else 0
+    assert work.per_token() == read

@@ -30,15 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     whole.add_argument("--model", default="smollm2", help="what to load (default smollm2)")
     whole.add_argument("--weight-format", help="of the packed weights (default: that of bfloat16)")
     whole.add_argument("--rounds", type=int, default=3, help="turns of ours and peers (default 3)")
-    whole.add_argument("--peer-model", type=Path, help="the GGUF file for llama-bench")
+    whole.add_argument("--peer-model", type=Path, help="the GGUF file for llama.cpp")
+    whole.add_argument("--work", help='e.g. "decode B=1,prefill 512" (default: all four)')
     parser.add_argument("--dir", type=Path, help="the benchmarks/ directory (default: searched)")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.family == ["model"]:
-        from .bench_model import run as bench_model
-
-        return bench_model(args)
+        return _bench_model(args)
     folder = _folder(args.dir)
     files = [_file(folder, family) for family in args.family] or [folder]
     command = [sys.executable, "-m", "pytest", "-q", "--benchmark-only", "--no-header"]
@@ -56,6 +55,19 @@ def run(args: argparse.Namespace) -> int:
         if result.exists():
             print(result.read_text(), end="")
     return status
+
+
+def _bench_model(args: argparse.Namespace) -> int:
+    from .bench_model import run as bench_model
+
+    folder = _folder(args.dir) if args.save else None
+    result = bench_model(args)
+    if folder:
+        sys.path.insert(0, str(folder.resolve().parent))
+        from benchmarks.record import save_model
+
+        print(f"written: {save_model(result.as_dict())}", file=sys.stderr)
+    return 0
 
 
 def _folder(asked: Path | None) -> Path:

@@ -1,20 +1,21 @@
 """Other programs that run the model of ``mimo-native bench model``, where they are installed."""
 
-import json
-import shutil
-import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from ..errors import UnsupportedError
+from .bench_llama import LlamaCpp
+from .bench_work import WARM_TOKENS
 
-__all__ = ["WARM_TOKENS", "Peer", "peers_of"]
+__all__ = ["Peer", "peers_of"]
 
-WARM_TOKENS = 16  # already in the cache when decoding starts
 
-# From the name of a piece of work, "decode B=1" or "prefill 512", to tokens per second.
-Peer = Callable[[str], float]
+class Peer(Protocol):
+    version: str
+
+    def __call__(self, name: str) -> float:
+        """Tokens per second of a piece of work, "decode B=1" say; UnsupportedError if it cannot."""
 
 
 def peers_of(
@@ -22,17 +23,17 @@ def peers_of(
 ) -> tuple[dict[str, Peer], dict[str, str]]:
     """The peers that can run the model, and of the others why they cannot.
 
-    llama.cpp needs llama-bench on the PATH and a GGUF file, transformers to be installed.
+    llama.cpp needs llama-cpp-python installed and a GGUF file, transformers to be installed.
     """
     peers: dict[str, Peer] = {}
     absent: dict[str, str] = {}
-    program, gguf = shutil.which("llama-bench"), peer_model or _gguf(source)
-    if program and gguf:
-        peers["llama.cpp"] = lambda name: _llama_bench(program, gguf, threads, name)
-    else:
-        absent["llama.cpp"] = "it needs " + (
-            "a GGUF file: --peer-model" if program else "llama-bench on the PATH"
-        )
+    gguf = peer_model or _gguf(source)
+    try:
+        if gguf is None:
+            raise UnsupportedError("llama.cpp", ["it needs a GGUF file: --peer-model"])
+        peers["llama.cpp"] = LlamaCpp(gguf, threads, WARM_TOKENS)
+    except (ImportError, UnsupportedError) as error:
+        absent["llama.cpp"] = str(error)
     try:
         peers["transformers"] = _Transformers(source, threads)
     except (ImportError, UnsupportedError) as error:
@@ -47,24 +48,15 @@ def _gguf(source: str) -> Path | None:
     return path if path.suffix == ".gguf" else None
 
 
-def _llama_bench(program: str, model: Path, threads: int, name: str) -> float:
-    """Tokens per second of one run: -p or -n tokens; llama-bench has no batch of sequences."""
-    kind, size = name.split()
-    if kind == "decode" and size != "B=1":
-        raise UnsupportedError("llama-bench", ["it decodes one sequence"])
-    work = ["-p", "0", "-n", "32"] if kind == "decode" else ["-p", size, "-n", "0"]
-    command = [program, "-m", str(model), "-t", str(threads), "-o", "json", "-r", "1", *work]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)[0]["avg_ts"]
-
-
 class _Transformers:
     """The same work through transformers' model and cache, in bfloat16."""
 
     def __init__(self, source: str, threads: int) -> None:
         import torch
+        import transformers
         from transformers import AutoModelForCausalLM
 
+        self.version = f"transformers {transformers.__version__}"
         gguf = _gguf(source)
         where = {} if gguf is None else {"gguf_file": gguf.name}
         folder = source if gguf is None else gguf.parent
