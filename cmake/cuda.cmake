@@ -8,11 +8,17 @@ endif()
 
 # Kernels for sm_80 and later; a family adds its own.
 set(MN_CUDA_SOURCES
+  csrc/gemm/gemm_bf16_sm80.cu
+  csrc/gemm/gemm_f32_sm80.cu
+  csrc/gemm/row_tiles_sm80.cu
   csrc/norm_rope/rms_norm_sm80.cu
   csrc/norm_rope/rope_sm80.cu
 )
 set(MN_CUDA_BINDINGS
   csrc/runtime/cuda/module.cpp
+  csrc/gemm/arguments_cuda.cpp
+  csrc/gemm/plan_sm80.cpp
+  csrc/gemm/bind_cuda.cpp
   csrc/norm_rope/plan_sm80.cpp
   csrc/norm_rope/bind_cuda.cpp
 )

@@ -11,7 +11,7 @@ DType dtype_of(Format format) { return format == Format::bf16 ? DType::bf16 : DT
 RowSource rows_argument(const Check& check, const Tensor& x, const char* name,
                         const PackedLayout& weights) {
   check.ndim_at_least(x, name, 1, "[.., K]");
-  check.on_cpu(x, name);
+  check.on_device(x, name);
   if (x.last() != weights.inputs)
     check.fail(name, "a last dimension of K = " + std::to_string(weights.inputs), x.describe());
   const DType wanted = dtype_of(weights.format);
@@ -34,7 +34,7 @@ RowSource rows_argument(const Check& check, const Tensor& x, const char* name,
 
 Weights weights_argument(const Check& check, const Tensor& w, const PackedLayout* layout,
                          int matrices, const char* name, const char* symbols) {
-  check.on_cpu(w, name);
+  check.on_device(w, name);
   if (layout) {
     if (w.numel() * size_of(w.dtype) < layout->bytes())
       check.fail(name, "storage of " + std::to_string(layout->bytes()) + " bytes", w.describe());

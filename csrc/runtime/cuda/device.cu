@@ -1,5 +1,6 @@
 #include <stdexcept>
 
+#include "runtime/check.h"
 #include "runtime/cuda/device.h"
 
 namespace mn {
@@ -28,6 +29,23 @@ DeviceScope::DeviceScope(int device) {
 
 DeviceScope::~DeviceScope() {
   if (changed_) cudaSetDevice(previous_);
+}
+
+Gpu gpu_of(int device, const char* op) {
+  Gpu gpu{};
+  const auto ask = [&](int& value, cudaDeviceAttr attribute) {
+    throw_on_error(cudaDeviceGetAttribute(&value, attribute, device), op);
+  };
+  ask(gpu.major, cudaDevAttrComputeCapabilityMajor);
+  ask(gpu.minor, cudaDevAttrComputeCapabilityMinor);
+  ask(gpu.multiprocessors, cudaDevAttrMultiProcessorCount);
+  if (gpu.major < kMinimumMajor)
+    throw UnsupportedError(
+        op,
+        {"the kernels need compute capability 8.0 or later, device " + std::to_string(device) +
+         " has " + std::to_string(gpu.major) + "." + std::to_string(gpu.minor)},
+        "Move the tensors to another device.");
+  return gpu;
 }
 
 std::string unavailable_reason() {

@@ -5,6 +5,8 @@
 
 #include <string>
 
+#include "runtime/cuda/properties.h"
+
 namespace mn {
 
 // Throws std::runtime_error "OP: CUDA error NAME: text".
@@ -22,6 +24,19 @@ class DeviceScope {
   int previous_ = 0;
   bool changed_ = false;
 };
+
+// Throws UnsupportedError where the kernels cannot run on this device.
+Gpu gpu_of(int device, const char* op);
+
+// Lets a kernel have more dynamic shared memory than every device grants without being asked.
+template <class Kernel>
+void allow_shared_memory(Kernel* kernel, int bytes) {
+  constexpr int kAlwaysGranted = 48 << 10;
+  if (bytes <= kAlwaysGranted) return;
+  throw_on_error(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                      cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+                 "cudaFuncSetAttribute");
+}
 
 // Why no kernel can run on this machine; empty when one can.
 std::string unavailable_reason();

@@ -28,5 +28,6 @@ PYBIND11_MODULE(MN_CUDA_MODULE, m) {
   m.def("driver_version", &mn::driver_version,
         "Newest CUDA version of the driver; '' without one.");
   m.def("runtime_linkage", [] { return MN_CUDART; }, "'static', 'shared' or 'simulated'.");
+  mn::bind_gemm_cuda(m);
   mn::bind_norm_rope_cuda(m);
 }

@@ -24,6 +24,16 @@ register("linear", "cpu", dtypes=_FLOATS, options=("out_dtype",), gradient=True)
 register("grouped_gemm", "cpu", dtypes=_FLOATS, gradient=True)
 
 
+def plain_weights(_: Tensor, *weights: object) -> str | None:
+    """The CUDA kernels' limit: a packed weight is in the order of the CPU's kernels."""
+    packed = any(isinstance(w, PackedWeight) for w in weights)
+    return "takes no packed weight; .unpack() it" if packed else None
+
+
+register("linear", "cuda", dtypes=_FLOATS, options=("out_dtype",), limit=plain_weights)
+register("grouped_gemm", "cuda", dtypes=_FLOATS, limit=plain_weights)
+
+
 def linear(x: Tensor, w: Tensor | PackedWeight, *, out_dtype: torch.dtype | None = None) -> Tensor:
     """y = x W^T, sums in float32, rounded once. Differentiable in x and a plain w.
 

@@ -1,0 +1,91 @@
+#include "gemm/arguments_cuda.h"
+#include "gemm/row_tiles_cuda.h"
+#include "runtime/cuda/module.h"
+#include "runtime/new_tensor.h"
+
+namespace mn {
+namespace {
+
+namespace py = pybind11;
+
+GemmOutput output_of(const Check& check, const Tensor& y, const Tensor& x) {
+  check.same_device(y, "out", x, "x");
+  check.contiguous(y, "out");
+  check.dtype(y, "out_dtype", {DType::f32, DType::bf16});
+  return y.dtype == DType::bf16 ? GemmOutput::bf16 : GemmOutput::f32;
+}
+
+// `layout` is that of a packed weight in the CPU's module; here every weight is plain.
+void linear(const Tensor& x, const Tensor& w, std::nullptr_t, const Tensor& y) {
+  const Check check("linear", kCudaDevice);
+  const Weights weights = weights_argument(check, w, nullptr, 0, "w", "[N, K]");
+  const RowSource rows = rows_argument(check, x, "x", weights.layout);
+  check.same_device(w, "w", x, "x");
+  GemmSm80Problem problem =
+      product_argument(check, rows, row_count(x), weights, output_of(check, y, x));
+  if (y.numel() == 0) return;
+  const GemmSm80Plan plan = plan_product(check, problem, false, gpu_of(x.device_index, check.op()));
+  problem.y = y.data;
+  launch_on_device_of(x, check.op(),
+                      [&](cudaStream_t stream) { gemm_sm80(problem, plan, stream); });
+}
+
+// The sizes stay on the device and are not checked: rows beyond their sum become zero, and what a
+// size claims beyond the last row is ignored.
+void grouped_gemm(const Tensor& x, const Tensor& w, std::nullptr_t, const Tensor& group_sizes,
+                  const Tensor& y) {
+  const Check check("grouped_gemm", kCudaDevice);
+  const Weights weights = weights_argument(check, w, nullptr, 1, "w", "[G, N, K]");
+  check.shape(x, "x", {kAny, weights.layout.inputs}, "[M, K]");
+  const RowSource rows = rows_argument(check, x, "x", weights.layout);
+  check.same_device(w, "w", x, "x");
+  check.shape(group_sizes, "group_sizes", {weights.layout.experts}, "[G]");
+  check.dtype(group_sizes, "group_sizes", {DType::i64, DType::i32});
+  check.same_device(group_sizes, "group_sizes", x, "x");
+  check.contiguous(group_sizes, "group_sizes");
+  GemmSm80Problem problem =
+      product_argument(check, rows, x.shape[0], weights, output_of(check, y, x));
+  check_group_count(check, weights.layout.experts);
+  if (y.numel() == 0) return;
+  const GemmSm80Plan plan = plan_product(check, problem, true, gpu_of(x.device_index, check.op()));
+  const NewTensor tiles = new_tensor(x, DType::i32, {plan.row_tiles, kRowTileWords});
+  problem.y = y.data;
+  problem.tiles = tiles.view.as<RowTile>();
+  launch_on_device_of(x, check.op(), [&](cudaStream_t stream) {
+    row_tiles_of_sizes_sm80({.sizes = group_sizes.data,
+                             .wide_sizes = group_sizes.dtype == DType::i64,
+                             .groups = problem.groups,
+                             .rows = problem.rows,
+                             .tile_rows = plan.shape.rows,
+                             .row_tiles = static_cast<int32_t>(plan.row_tiles),
+                             .tiles = tiles.view.as<RowTile>()},
+                            stream);
+    gemm_sm80(problem, plan, stream);
+  });
+}
+
+// For tests and for reading: (tile index, description).
+std::pair<int, std::string> gemm_plan(int32_t rows, int32_t outputs, int32_t inputs, int32_t groups,
+                                      bool bf16, int multiprocessors) {
+  GemmSm80Problem problem{};
+  problem.rows = rows, problem.outputs = outputs, problem.inputs = inputs;
+  problem.groups = groups;
+  problem.x_stride = problem.w_stride = inputs;
+  problem.group_stride = int64_t{outputs} * inputs;
+  problem.x_bf16 = problem.w_bf16 = bf16;
+  const GemmSm80Plan plan = plan_gemm_sm80(problem, groups > 1, {multiprocessors, 8, 0});
+  return {plan.tile, plan.describe()};
+}
+
+}  // namespace
+
+void bind_gemm_cuda(py::module_& m) {
+  m.def("linear", &linear, py::arg("x"), py::arg("w"), py::arg("layout"), py::arg("y"));
+  m.def("grouped_gemm", &grouped_gemm, py::arg("x"), py::arg("w"), py::arg("layout"),
+        py::arg("group_sizes"), py::arg("y"));
+  m.def("gemm_plan", &gemm_plan, py::arg("rows"), py::arg("outputs"), py::arg("inputs"),
+        py::arg("groups"), py::arg("bf16"), py::arg("multiprocessors"),
+        "(tile, description) of a product of aligned tensors.");
+}
+
+}  // namespace mn

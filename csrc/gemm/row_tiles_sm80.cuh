@@ -1,0 +1,57 @@
+// Prefix sums of one block, and the row tiles that follow from sizes of groups.
+#pragma once
+
+#include "gemm/row_tiles_cuda.h"
+
+namespace mn {
+
+// The sum of the values of the threads before; `total` is that of all. Of kRowTileThreads threads.
+template <class T>
+__device__ inline T sum_before(T value, T& total) {
+  __shared__ T of_warp[kRowTileThreads / 32];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  T sum = value;
+#pragma unroll
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const T other = __shfl_up_sync(~0u, sum, offset);
+    if (lane >= offset) sum += other;
+  }
+  __syncthreads();  // an earlier call's sums have been read
+  if (lane == 31) of_warp[warp] = sum;
+  __syncthreads();
+  T before = 0;
+  total = 0;
+#pragma unroll
+  for (int w = 0; w < kRowTileThreads / 32; ++w) {
+    if (w == warp) before = total;
+    total += of_warp[w];
+  }
+  return before + sum - value;
+}
+
+// Every thread has the rows [first, end) of the group of its number; ascending, without gaps.
+__device__ inline void write_row_tiles(int first, int end, int tile_rows, int row_tiles,
+                                       RowTile* tiles) {
+  __shared__ int first_tile[kRowTileThreads], first_row[kRowTileThreads], end_row[kRowTileThreads];
+  const int thread = static_cast<int>(threadIdx.x);
+  int total;
+  first_tile[thread] = sum_before((end - first + tile_rows - 1) / tile_rows, total);
+  first_row[thread] = first;
+  end_row[thread] = end;
+  __syncthreads();
+  for (int i = thread; i < row_tiles; i += kRowTileThreads) {
+    RowTile tile{};
+    if (i < total) {
+      int group = 0;  // the last whose first tile is not above i
+#pragma unroll
+      for (int step = kRowTileThreads / 2; step > 0; step /= 2)
+        if (first_tile[group + step] <= i) group += step;
+      tile.group = group;
+      tile.first = first_row[group] + (i - first_tile[group]) * tile_rows;
+      tile.end = min(tile.first + tile_rows, end_row[group]);
+    }
+    tiles[i] = tile;
+  }
+}
+
+}  // namespace mn
