@@ -91,14 +91,34 @@ void Pass::join(const Join& j, const void* hidden) {
 }
 
 const int32_t* Pass::layer(const DecoderLayer& l, const CommitLayer& cache, const Tensor& lengths,
-                           char* staged) {
-  norm(l.before_attention, tokens_.x, n_, normed_);
-  attention(l.attention, cache, lengths, staged);
+                           char* staged, const std::vector<int64_t>* ends) {
+  keys_values(l, staged);
+  attend(l.attention, cache, lengths, staged);
+  if (ends) keep(l.attention, *ends);
+  linear(l.attention.o, attended_, n_, branch_, decoder_.bf16);
   add();
   norm(l.before_mlp, tokens_.x, n_, normed_);
   feed_forward(l);
   add();
   return l.router ? ids_ : nullptr;
+}
+
+void Pass::keys_values(const DecoderLayer& l, char* staged) {
+  norm(l.before_attention, tokens_.x, n_, normed_);
+  project(l.attention, staged);
+}
+
+// x and attended shrink to these tokens, in ascending order.
+void Pass::keep(const AttentionWeights& a, const std::vector<int64_t>& ends) {
+  const int64_t value = size_of(dtype_);
+  const std::pair<char*, int64_t> rows[] = {
+      {static_cast<char*>(tokens_.x), decoder_.hidden_size * value},
+      {attended_, a.q_heads * a.v_head_dim * value}};
+  for (const auto& [base, bytes] : rows)
+    for (size_t i = 0; i < ends.size(); ++i)
+      std::memmove(base + static_cast<int64_t>(i) * bytes, base + ends[i] * bytes,
+                   static_cast<size_t>(bytes));
+  n_ = static_cast<int64_t>(ends.size());
 }
 
 void Pass::final_norm() { norm(decoder_.norm, tokens_.x, n_, tokens_.x); }
@@ -155,8 +175,7 @@ const float* Pass::table(double theta, int64_t rotary_dim) {
   return t.data();
 }
 
-void Pass::attention(const AttentionWeights& a, const CommitLayer& cache, const Tensor& lengths,
-                     char* staged) {
+void Pass::project(const AttentionWeights& a, char* staged) {
   linear(a.qkv, normed_, n_, qkv_, decoder_.bf16);
   const int64_t value = size_of(dtype_), width = a.qkv.layout.outputs;
   const int64_t q_width = a.q_heads * a.head_dim, k_width = a.kv_heads * a.head_dim;
@@ -173,6 +192,11 @@ void Pass::attention(const AttentionWeights& a, const CommitLayer& cache, const 
        .q = part(a.q_heads, a.head_dim, 0, q_),
        .k = part(a.kv_heads, a.head_dim, q_width, staged),
        .v = part(a.kv_heads, a.v_head_dim, q_width + k_width, v_new)});
+}
+
+void Pass::attend(const AttentionWeights& a, const CommitLayer& cache, const Tensor& lengths,
+                  char* staged) {
+  char* const v_new = staged + n_ * a.kv_heads * a.head_dim * size_of(dtype_);
   attention_cached(
       Check("attention_cached"),
       {dense(q_, dtype_, {n_, a.q_heads, a.head_dim}),
@@ -183,7 +207,6 @@ void Pass::attention(const AttentionWeights& a, const CommitLayer& cache, const 
        cache.held_from.has_value()},
       {tokens_.cu_seqlens, kNone, tokens_.ancestors},
       {.scale = std::nullopt, .causal = true, .window_keys = a.window_keys});
-  linear(a.o, attended_, n_, branch_, decoder_.bf16);
 }
 
 void Pass::feed_forward(const DecoderLayer& l) {

@@ -29,9 +29,12 @@ class Pass {
   // x = W [norm(x), norm(hidden)]: the entrance of an MTP block.
   void join(const Join& j, const void* hidden);
   // `staged` receives the new keys, then the new values. Returns the router's ids [N, K], valid
-  // until the next layer; null of a dense layer.
+  // until the next layer; null of a dense layer. With `ends`, ascending, only these tokens go on
+  // once all have left keys and values, and x holds nothing else from then on.
   const int32_t* layer(const DecoderLayer& l, const CommitLayer& cache, const Tensor& lengths,
-                       char* staged);
+                       char* staged, const std::vector<int64_t>* ends = nullptr);
+  // What `layer` leaves in `staged`, and no more.
+  void keys_values(const DecoderLayer& l, char* staged);
   void final_norm();
   // Of the tokens `rows`, or of all where it is null; normed first unless an MTP block's are.
   void logits(const std::vector<int64_t>* rows, void* out);
@@ -41,14 +44,16 @@ class Pass {
   void linear(const Weights& w, const void* x, int64_t rows, void* y, bool y_bf16) const;
   void add() const;  // x += branch
   const float* table(double theta, int64_t rotary_dim);
-  void attention(const AttentionWeights& a, const CommitLayer& cache, const Tensor& lengths,
-                 char* staged);
+  void project(const AttentionWeights& a, char* staged);
+  void attend(const AttentionWeights& a, const CommitLayer& cache, const Tensor& lengths,
+              char* staged);
+  void keep(const AttentionWeights& a, const std::vector<int64_t>& ends);
   void feed_forward(const DecoderLayer& l);
   void route(const Router& r);
 
   const Decoder& decoder_;
   const PassTokens tokens_;
-  const int64_t n_;
+  int64_t n_;
   const DType dtype_;
   char *normed_, *branch_, *qkv_, *q_, *attended_;
   float *router_logits_, *weights_;

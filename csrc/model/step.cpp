@@ -26,12 +26,6 @@ std::vector<int64_t> step_edges(const Check& check, const StepTokens& tokens, in
   return edges;
 }
 
-// Valid while `edges` is.
-Tensor edges_view(const std::vector<int64_t>& edges) {
-  return dense(const_cast<int64_t*>(edges.data()), DType::i64,
-               {static_cast<int64_t>(edges.size())});
-}
-
 void narrow(const int32_t* ids, int64_t count, const Tensor& out, int64_t at) {
   for (int64_t i = 0; i < count; ++i)
     if (out.dtype == DType::u8)
@@ -53,8 +47,13 @@ void check_room(const CacheLayers& caches, const std::vector<int64_t>& edges) {
   }
 }
 
-// Position of every token: after its row's committed ones, a tree's node as deep as it has
-// ancestors.
+}  // namespace
+
+Tensor edges_view(const std::vector<int64_t>& edges) {
+  return dense(const_cast<int64_t*>(edges.data()), DType::i64,
+               {static_cast<int64_t>(edges.size())});
+}
+
 std::vector<int64_t> token_positions(const Tensor& lengths, const std::vector<int64_t>& edges,
                                      const std::vector<int64_t>& masks) {
   std::vector<int64_t> positions(static_cast<size_t>(edges.back()));
@@ -67,8 +66,6 @@ std::vector<int64_t> token_positions(const Tensor& lengths, const std::vector<in
     }
   return positions;
 }
-
-}  // namespace
 
 int64_t CacheLayers::staged_per_token() const {
   int64_t count = 0;

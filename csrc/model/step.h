@@ -28,6 +28,13 @@ struct StepResults {
 void run_step(const Check& check, const Decoder& decoder, const CacheLayers& caches,
               const StepTokens& tokens, const StepResults& results, bool last);
 
+// Position of every token: after its row's committed ones, a tree's node as deep as it has
+// ancestors in `masks`; without any, one after the other.
+std::vector<int64_t> token_positions(const Tensor& lengths, const std::vector<int64_t>& edges,
+                                     const std::vector<int64_t>& masks);
+// Valid while `edges` is.
+Tensor edges_view(const std::vector<int64_t>& edges);
+
 // Appends the step that `staged` holds; see ModelCache.commit.
 void commit_staged(const Check& check, const CacheLayers& caches, const Tensor& staged,
                    const Tensor& cu_seqlens, const std::optional<Tensor>& rows,

@@ -70,5 +70,6 @@ PYBIND11_MODULE(_C, m) {
   mn::bind_sampling(m);
   mn::bind_speculative(m);
   mn::bind_model(m);
+  mn::bind_speculative_round(m);
   mn::bind_loss(m);
 }

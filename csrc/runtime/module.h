@@ -16,6 +16,7 @@ void bind_attention_cache(pybind11::module_& m);
 void bind_routing(pybind11::module_& m);
 void bind_sampling(pybind11::module_& m);
 void bind_speculative(pybind11::module_& m);
+void bind_speculative_round(pybind11::module_& m);
 void bind_model(pybind11::module_& m);
 void bind_loss(pybind11::module_& m);
 

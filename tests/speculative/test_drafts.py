@@ -2,7 +2,8 @@
 
 import random
 
-from mimo_native.inference.speculation.draft import best_first, chain, merge
+from mimo_native import _C
+from mimo_native.inference.speculation.draft import TreeShape, best_first, chain, merge
 from mimo_native.inference.speculation.ngram import NGrams
 from mimo_native.inference.speculation.policy import PLAIN, Policy
 
@@ -24,13 +25,16 @@ def test_copied_text_is_what_followed_the_latest_longest_match() -> None:
             tokens += [rng.randrange(4) for _ in range(rng.randrange(1, 6))]
             expected = _naive(tokens, 7)
             assert table.look_up(tokens, 7) == expected
+            rows = _C.SpeculativeRows(1, 0, 1)
+            rows.open(0, tokens, 0, 1.0, 0, 1.0, 0.0, 1.0, 0.0, 0.0, 0)
+            assert rows.find_copy(0, 7) == expected
             found += bool(expected)
     assert found > 200
 
 
 def test_best_first_takes_the_likeliest_nodes_as_a_tree() -> None:
     scores = {(1,): -0.1, (2,): -2.0, (1, 3): -0.2, (1, 4): -3.0, (1, 3, 5): -0.2, (2, 6): -2.5}
-    draft = best_first(scores, 4)
+    draft = best_first(scores, TreeShape(budget=4))
     assert set(draft.paths()) == {(1,), (1, 3), (1, 3, 5), (2,)}
     for node, parent in enumerate(draft.parents):
         assert parent < node

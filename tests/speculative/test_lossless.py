@@ -12,7 +12,8 @@ import torch
 
 import mimo_native as mn
 from mimo_native.inference import Engine
-from mimo_native.inference.speculation import Draft, Round
+from mimo_native.inference.speculation import Draft, Round, Speculator
+from mimo_native.inference.speculation.native import NativeRounds
 
 WINDOWS = (1, 2, 5, 9, 33, 65)
 
@@ -41,10 +42,17 @@ class Adversary:
 
     heads = 0
 
-    def __init__(self, seed: int, answers: dict[int, list[int]], vocab: int) -> None:
+    def __init__(
+        self,
+        seed: int,
+        answers: dict[int, list[int]],
+        vocab: int,
+        native: NativeRounds | None = None,
+    ) -> None:
         self.rng, self.answers, self.vocab = random.Random(seed), answers, vocab
+        self.native = native
 
-    def observe(self, row: int, hidden: torch.Tensor, at: object) -> None: ...
+    def observe(self, *args: object) -> None: ...
 
     def forget(self, row: int) -> None: ...
 
@@ -53,7 +61,10 @@ class Adversary:
     def record(self, *args: object) -> None: ...
 
     def propose(self, requests):
-        return Round("adversary", [self._tree(r) for r in requests])
+        drafts = [self._tree(r) for r in requests]
+        if self.native is None:
+            return Round("adversary", drafts)
+        return Round("adversary", (), *self.native.run(requests, [0] * len(requests), None, drafts))
 
     def _tree(self, request) -> Draft:
         room = request.sampling.max_tokens - len(request.output) - 1
@@ -116,7 +127,11 @@ def check_case(seed: int) -> tuple[int, int]:
     )
     if rng.random() < 0.5:
         answers = {i: done.token_ids for i, done in enumerate(plain)}
-        engine.speculator = Adversary(seed, answers, vocab)
+        rounds = NativeRounds(model, engine.cache) if rng.random() < 0.5 else None
+        engine.speculator = Adversary(seed, answers, vocab, rounds)
+    elif rng.random() < 0.3:
+        mode = engine.speculator.mode
+        engine.speculator = Speculator(model, engine.cache, mode, native=False)
     for prompt, sampling in zip(prompts, controls, strict=True):
         engine.add(prompt, sampling)
     while engine.has_work:

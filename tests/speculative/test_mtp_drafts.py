@@ -5,7 +5,9 @@ import torch
 
 import mimo_native as mn
 from mimo_native.inference import Engine
-from mimo_native.inference.speculation.mtp import MTPDrafter, TreeShape
+from mimo_native.inference.speculation import PLAIN, Round, Speculator
+from mimo_native.inference.speculation.draft import TreeShape
+from mimo_native.inference.speculation.mtp import MTPDrafter
 
 from .test_lossless import tiny_model
 
@@ -35,9 +37,14 @@ class Recorder(Engine):
     shape = TreeShape()
     checked = 0
 
+    def __init__(self, model, **options) -> None:
+        super().__init__(model, speculative="tree", **options)
+        # The Python path; test_native_rounds compares the native one with it.
+        self.speculator = Speculator(model, self.cache, "tree", native=False)
+
     def step(self):
-        drafter = self.speculator.drafter if self.speculator else None
-        if drafter is not None and "draft" not in drafter.__dict__:
+        drafter = self.speculator.drafter
+        if "draft" not in drafter.__dict__:
             original = drafter.draft
 
             def draft(requests, depths, shape):
@@ -66,7 +73,7 @@ class Recorder(Engine):
 @pytest.mark.parametrize("shape", [TreeShape(), TreeShape(width=3, beam=2, budget=9)], ids=str)
 def test_drafts_are_those_of_the_definition(window: int, shape: TreeShape) -> None:
     model = tiny_model(7 + window, window=window)
-    engine = Recorder(model, max_batch=3, max_tokens=120, speculative="tree")
+    engine = Recorder(model, max_batch=3, max_tokens=120)
     engine.shape = shape
     for length in (1, 2, 30, 70):
         sampling = mn.Sampling(temperature=1, seed=length, max_tokens=14)
@@ -81,10 +88,9 @@ def test_a_long_lag_is_caught_up() -> None:
     model = tiny_model(5, window=9)
     plain = Engine(model, max_batch=1, max_tokens=300, speculative="tree")
     drafter = MTPDrafter(model, plain.cache)
-    plain.speculator.drafter = None
     observed = []
-    plain.speculator.observe = lambda row, hidden, at: observed.append((hidden, list(at)))
-    plain.speculator._ngrams = {}
+    plain.speculator.observe = lambda row, hidden, at, _: observed.append((hidden, list(at)))
+    plain.speculator.propose = lambda requests: Round(PLAIN)
     plain.add([1 + i % 13 for i in range(90)], mn.Sampling(temperature=1, seed=2, max_tokens=80))
     while plain.has_work and len(observed) < 60:
         plain.step()
@@ -98,7 +104,7 @@ def test_a_long_lag_is_caught_up() -> None:
 def test_drafts_after_going_back_to_a_common_beginning() -> None:
     """What the blocks saw of the tokens that are gone must not stay in their caches."""
     model = tiny_model(16, window=65)
-    engine = Recorder(model, max_batch=1, max_tokens=120, speculative="chain")
+    engine = Recorder(model, max_batch=1, max_tokens=120)
     prompt = [1 + i % 11 for i in range(40)]
     for number, beginning in enumerate((40, 36, 30)):
         sampling = mn.Sampling(temperature=1, seed=number, max_tokens=8)

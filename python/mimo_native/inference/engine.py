@@ -20,7 +20,7 @@ from ..errors import ShapeError
 from ..nn import MiMoForCausalLM, Output
 from .request import FinishReason, Piece, Request, Stats
 from .sampling import PENALTIES, Sampling
-from .speculation import PLAIN, Draft, Mode, Speculator
+from .speculation import PLAIN, Mode, Round, Speculator, Walk
 from .stop import StopFilter
 
 __all__ = ["Engine"]
@@ -58,7 +58,9 @@ class Engine:
         self.record_routing = record_routing and any(model.config.moe_layer_freq)
         self.cache = model.new_cache(max_batch, max_tokens, kv_format=kv_format)
         self.speculator = (
-            None if speculative is None else Speculator(model, self.cache, speculative)
+            None
+            if speculative is None
+            else Speculator(model, self.cache, speculative, native=not self.record_routing)
         )
         self.waiting: deque[Request] = deque()
         self.rows: list[Request | None] = [None] * max_batch
@@ -132,13 +134,12 @@ class Engine:
         decoding = all(r.fed == len(r.tokens) - 1 and r.output for r in active)
         arm = PLAIN
         if self.speculator is not None and decoding:
-            drafts = self.speculator.propose(active)
-            if any(drafts.drafts):
-                pieces, tokens = self._verify(active, drafts.drafts, began)
-                seconds = time.perf_counter() - began
-                self.speculator.record(drafts.arm, active, tokens, seconds)
-                return pieces
-            arm = drafts.arm
+            round = self.speculator.propose(active)
+            if any(round.drafts):
+                round = self._verify(active, round, began)
+            if round.walks:
+                return self._walked(active, round, began)
+            arm = round.arm
         out, cu_seqlens = self._feed()
         ready = [r for r in active if r.fed == len(r.tokens)]
         if not ready:
@@ -222,18 +223,16 @@ class Engine:
         request.fed += len(ids)
         self._held[request.row] += ids
         if self.speculator is not None:
-            self.speculator.observe(request.row, out.hidden, at)
+            self.speculator.observe(request.row, out.hidden, at, request.fed - len(ids))
         if self.record_routing and ids:
             request.routing.append(out.routing[:, 0, list(at)])
 
-    def _verify(
-        self, requests: list[Request], drafts: list[Draft], began: float
-    ) -> tuple[list[Piece], int]:
-        """One pass over a tree per request; the pieces, and how many tokens were drawn."""
+    def _verify(self, requests: list[Request], round: Round, began: float) -> Round:
+        """One pass over a tree per request, and the walks down these trees."""
         drafted = time.perf_counter()
         trees: dict[int, tuple[Tensor, Tensor]] = {}
         ids, masks, cu_seqlens = [], [], [0]
-        for request, draft in zip(requests, drafts, strict=True):
+        for request, draft in zip(requests, round.drafts, strict=True):
             tokens = torch.tensor([request.tokens[-1], *draft.tokens])
             parents = torch.tensor([-1, *(parent + 1 for parent in draft.parents)])
             trees[request.row] = tokens, parents
@@ -249,29 +248,39 @@ class Engine:
             ancestors=torch.cat(masks)[None],
             logits="all",
         )
-        walks = {}
-        for request in requests:
+        walks = []
+        for request, draft in zip(requests, round.drafts, strict=True):
             start, end = cu_seqlens[request.row], cu_seqlens[request.row + 1]
-            walks[request.row] = ops.verify_tree(
+            path, tokens, logprobs = ops.verify_tree(
                 out.logits[0, start:end], *trees[request.row], **_controls(request)
             )
-        nodes = {row: [0, *walk.path.tolist()] for row, walk in walks.items()}
-        committed = [cu_seqlens[row] + node for row in sorted(nodes) for node in nodes[row]]
-        self.cache.commit(torch.tensor(committed))
+            walks.append(Walk(draft, path.tolist(), tokens.tolist(), logprobs.tolist()))
+        nodes = [
+            [cu_seqlens[request.row] + node for node in (0, *walk.path)]
+            for request, walk in zip(requests, walks, strict=True)
+        ]
+        self.cache.commit(torch.tensor([node for row in nodes for node in row]))
+        for request, walk, at in zip(requests, walks, nodes, strict=True):
+            self._fed(request, [request.tokens[-1], *walk.tokens[:-1]], out, at)
+        return Round(round.arm, (), walks, drafted - began, time.perf_counter() - drafted)
+
+    def _walked(self, requests: list[Request], round: Round, began: float) -> list[Piece]:
+        """Take what a round has drawn and committed."""
         now = time.perf_counter()
         pieces, count = [], 0
-        for request, draft in zip(requests, drafts, strict=True):
-            row, walk = request.row, walks[request.row]
-            fed = trees[row][0][nodes[row]].tolist()
-            self._fed(request, fed, out, [cu_seqlens[row] + node for node in nodes[row]])
-            _count_depths(request.stats, draft, len(walk.path))
-            request.stats.draft_time += drafted - began
-            request.stats.verify_time += now - drafted
-            pieces.append(
-                self._take(request, walk.tokens.tolist(), walk.logprobs.tolist(), began, now)
-            )
+        for request, walk in zip(requests, round.walks, strict=True):
+            fed = len(request.tokens) + len(walk.tokens) - 1
+            if request.fed != fed:  # a native round, which notes hidden states itself
+                self._held[request.row] += [request.tokens[-1], *walk.tokens[:-1]]
+                request.fed = fed
+            if walk.draft:
+                _count_depths(request.stats, walk)
+            request.stats.draft_time += round.draft_time
+            request.stats.verify_time += round.verify_time
+            pieces.append(self._take(request, walk.tokens, walk.logprobs, began, now))
             count += len(walk.tokens)
-        return pieces, count
+        self.speculator.record(round.arm, requests, count, time.perf_counter() - began)
+        return pieces
 
     def _sample(self, logits: Tensor, requests: list[Request]) -> tuple[Tensor, Tensor]:
         controls = [r.sampling for r in requests]
@@ -379,9 +388,8 @@ def _controls(request: Request) -> dict[str, object]:
     return controls | {"position": len(request.tokens)}
 
 
-def _count_depths(stats: Stats, draft: Draft, accepted: int) -> None:
-    deepest = max((len(path) for path in draft.paths()), default=0)
-    for counts, reached in ((stats.drafted, deepest), (stats.accepted, accepted)):
-        counts += [0] * (deepest - len(counts))
+def _count_depths(stats: Stats, walk: Walk) -> None:
+    for counts, reached in ((stats.drafted, walk.draft.deepest), (stats.accepted, len(walk.path))):
+        counts += [0] * (walk.draft.deepest - len(counts))
         for depth in range(reached):
             counts[depth] += 1

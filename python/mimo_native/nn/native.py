@@ -75,12 +75,16 @@ class NativeDecoder:
 
     def serves(self, model: nn.Module, ids: Tensor, cache: ModelCache | None) -> bool:
         """Whether ``run`` and ``run_block`` can stand in for the modules with this cache."""
-        if type(cache) is not ModelCache or is_compiling():
-            return False
         if not ids.is_cpu or ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
             return False
+        return self.plan(model, cache) is not None
+
+    def plan(self, model: nn.Module, cache: ModelCache | None) -> _Plan | None:
+        """What the native calls read, if they can stand in for the modules with this cache."""
+        if type(cache) is not ModelCache or is_compiling():
+            return None
         if any(cls.forward is not forward for cls, forward in _FORWARDS.items()):
-            return False
+            return None
         if self._plan is not None and not self._plan.watch.unchanged():
             self._plan = None
         if self._plan is None and model.head.packed:
@@ -91,10 +95,12 @@ class NativeDecoder:
             or cache.dtype != plan.dtype
             or len(cache.layers) != len(model.model.layers)
         ):
-            return False
+            return None
         if backends.forced() not in (None, "cpu"):
-            return False
-        return not torch.is_grad_enabled() or not any(p.requires_grad for p in plan.parameters)
+            return None
+        if torch.is_grad_enabled() and any(p.requires_grad for p in plan.parameters):
+            return None
+        return plan
 
     def run(
         self,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["MOST_NODES", "Draft", "best_first", "chain", "merge"]
+__all__ = ["MOST_NODES", "Draft", "TreeShape", "Walk", "best_first", "chain", "merge"]
 
 MOST_NODES = 64  # with the root: a node's ancestors are one 64-bit word
 Path = tuple[int, ...]
@@ -23,8 +23,40 @@ class Draft:
             found.append(((*found[parent], token)) if parent >= 0 else (token,))
         return found
 
+    @property
+    def deepest(self) -> int:
+        """Nodes of the longest path."""
+        depths: list[int] = []
+        for parent in self.parents:
+            depths.append(1 + (depths[parent] if parent >= 0 else 0))
+        return max(depths, default=0)
+
     def __len__(self) -> int:
         return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class TreeShape:
+    """``width`` children are scored per node, the ``beam`` likeliest paths of a depth go deeper if
+    their log-probability is at least ``least_step``, and the ``budget`` likeliest nodes are
+    drafted, none less likely than ``least_node``."""
+
+    width: int = 1
+    beam: int = 1
+    budget: int = MOST_NODES - 1
+    least_step: float = float("-inf")
+    least_node: float = float("-inf")
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What verification made of one row's tree: accepted nodes, 1 being the first draft, and the
+    tokens drawn, one more."""
+
+    draft: Draft
+    path: list[int]
+    tokens: list[int]
+    logprobs: list[float]
 
 
 def _from_paths(paths: Iterable[Path]) -> Draft:
@@ -43,13 +75,14 @@ def chain(tokens: Sequence[int]) -> Draft:
     return Draft(tuple(tokens), tuple(range(-1, len(tokens) - 1)))
 
 
-def best_first(scores: Mapping[Path, float], budget: int) -> Draft:
-    """The ``budget`` likeliest nodes; ``scores`` are log-probabilities of whole paths.
+def best_first(scores: Mapping[Path, float], shape: TreeShape) -> Draft:
+    """The nodes that ``shape`` wants; ``scores`` are log-probabilities of whole paths.
 
     A path is never likelier than its prefix, so the choice is a tree; equals go to the shorter.
     """
-    ranked = sorted(scores, key=lambda path: (-scores[path], len(path), path))
-    return _from_paths(ranked[:budget])
+    likely = (path for path in scores if scores[path] >= shape.least_node)
+    ranked = sorted(likely, key=lambda path: (-scores[path], len(path), path))
+    return _from_paths(ranked[: shape.budget])
 
 
 def merge(first: Draft, second: Draft, budget: int) -> Draft:

@@ -16,21 +16,11 @@ from torch import Tensor
 from ...cache import ModelCache
 from ...nn import MiMoForCausalLM
 from ..request import Request
-from .draft import MOST_NODES, Draft, best_first
+from .draft import MOST_NODES, Draft, TreeShape, best_first
 
-__all__ = ["MTPDrafter", "TreeShape"]
+__all__ = ["MTPDrafter"]
 
 Path = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class TreeShape:
-    """``width`` children are scored per node, the ``beam`` likeliest paths of a depth go deeper,
-    and the ``budget`` likeliest nodes are drafted."""
-
-    width: int = 1
-    beam: int = 1
-    budget: int = MOST_NODES - 1
 
 
 @dataclass
@@ -85,9 +75,10 @@ class MTPDrafter:
                     for token, logprob in next(found):
                         level[(*path, token)] = above + logprob
                 scores[i] |= level
-                fronts[i] = sorted(level, key=lambda path: (-level[path], path))[: shape.beam]
+                likely = (path for path in level if level[path] >= shape.least_step)
+                fronts[i] = sorted(likely, key=lambda path: (-level[path], path))[: shape.beam]
         self._trim(requests)
-        return [best_first(s, min(shape.budget, MOST_NODES - 1)) for s in scores]
+        return [best_first(s, shape) for s in scores]
 
     def _can_propose(self, k: int, request: Request) -> bool:
         """A path of k tokens needs k hidden states; block 0 proposes from its newest final row."""

@@ -1,0 +1,35 @@
+#include "speculative/rows.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace mn {
+
+void HiddenRing::append(const void* states, int64_t count, int64_t position) {
+  if (states_.empty()) states_.resize(static_cast<size_t>(capacity_ * row_bytes_));
+  if (position != end_) first_ = position;
+  for (int64_t i = std::max<int64_t>(count - capacity_, 0); i < count; ++i)
+    std::memcpy(states_.data() + slot(position + i),
+                static_cast<const char*>(states) + i * row_bytes_, static_cast<size_t>(row_bytes_));
+  end_ = position + count;
+  first_ = std::max(first_, end_ - capacity_);
+}
+
+std::vector<int64_t> look_up(const std::vector<int32_t>& tokens, int64_t length) {
+  constexpr int64_t kLongest = 4, kShortest = 2;
+  const auto count = static_cast<int64_t>(tokens.size());
+  const int32_t* t = tokens.data();
+  int64_t matched = kShortest - 1, found = 0;
+  for (int64_t end = count - 1; end >= kShortest && matched < kLongest; --end) {
+    if (t[end - 1] != t[count - 1]) continue;
+    int64_t size = 1;
+    while (size < std::min(kLongest, end) && t[end - 1 - size] == t[count - 1 - size]) ++size;
+    if (size <= matched) continue;
+    matched = size;
+    found = end;
+  }
+  if (found == 0) return {};
+  return {t + found, t + std::min(found + length, count)};
+}
+
+}  // namespace mn

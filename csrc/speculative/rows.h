@@ -1,0 +1,56 @@
+// What a round must know of the rows of a cache: their tokens, how these are drawn, and the hidden
+// states that the MTP blocks have yet to see.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "speculative/draft.h"
+
+namespace mn {
+
+struct RowSampling {
+  int64_t seed;
+  float temperature;
+  int32_t top_k;
+  float top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
+  int32_t prompt_len;
+
+  bool penalised() const {
+    return repetition_penalty != 1.f || presence_penalty != 0.f || frequency_penalty != 0.f;
+  }
+};
+
+// The last hidden states of one row, by position.
+class HiddenRing {
+ public:
+  HiddenRing(int64_t row_bytes, int64_t capacity) : row_bytes_(row_bytes), capacity_(capacity) {}
+
+  // Of `count` tokens from `position` on. What does not follow the last one starts anew.
+  void append(const void* states, int64_t count, int64_t position);
+  void clear() { first_ = end_ = 0; }
+  int64_t first() const { return first_; }
+  int64_t end() const { return end_; }
+  const void* at(int64_t position) const { return states_.data() + slot(position); }
+
+ private:
+  std::size_t slot(int64_t position) const {
+    return static_cast<std::size_t>(position % capacity_ * row_bytes_);
+  }
+
+  int64_t row_bytes_, capacity_, first_ = 0, end_ = 0;
+  std::vector<char> states_;
+};
+
+struct SpeculativeRow {
+  std::vector<int32_t> tokens;  // prompt and output; the cache holds all but the last
+  RowSampling sampling{};
+  HiddenRing hidden;
+};
+
+// Up to `length` tokens that followed the latest earlier occurrence of the last 4 tokens, or else
+// of the last 3, or 2.
+std::vector<int64_t> look_up(const std::vector<int32_t>& tokens, int64_t length);
+
+}  // namespace mn

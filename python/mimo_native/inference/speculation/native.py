@@ -1,0 +1,149 @@
+"""Rounds in one native call each: drafts, the pass over them, the walks, the commits.
+
+``csrc/speculative`` does what ``MTPDrafter`` and ``Engine`` do in Python, which remain the
+definition, with the same drafts and bits. What it needs of a row between rounds it keeps itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ...backends import native
+from ...cache import ModelCache
+from ...nn import MiMoForCausalLM
+from ..request import Request
+from .draft import MOST_NODES, Draft, TreeShape, Walk
+
+__all__ = ["NativeRounds"]
+
+_NO_BLOCKS = TreeShape(width=0, beam=0, budget=0)
+
+
+@dataclass
+class _Row:
+    request: int = -1  # whose tokens the native row holds
+    known: int = 0  # how many
+    # Hidden states that it has yet to take over: pass, first token in it, count, position.
+    pending: list[tuple[Tensor, int, int, int]] = field(default_factory=list)
+    waiting: int = 0  # tokens in ``pending``
+
+
+class NativeRounds:
+    """Rounds for the rows of one cache; ``observe`` must be told of tokens committed elsewhere."""
+
+    def __init__(self, model: MiMoForCausalLM, cache: ModelCache) -> None:
+        self.model, self.cache = model, cache
+        self.heads = len(cache.mtp_layers)
+        # What a block may have yet to see: a window before the newest tokens, whole ring blocks,
+        # and one tree.
+        window = max((c.window_keys for c in cache.mtp_layers), default=0)
+        self._capacity = window + self.heads + 2 * MOST_NODES
+        width = model.config.hidden_size * cache.dtype.itemsize if self.heads else 0
+        self._rows = native("cpu").SpeculativeRows(cache.rows, width, self._capacity)
+        self._state = [_Row() for _ in range(cache.rows)]
+
+    @staticmethod
+    def serve(model: MiMoForCausalLM, cache: ModelCache) -> bool:
+        """Whether the native call can stand in for the modules."""
+        plan = model._native.plan(model, cache)
+        return plan is not None and plan.embeds
+
+    def ready(self) -> bool:
+        """Whether it still can."""
+        return self.serve(self.model, self.cache)
+
+    def observe(self, row: int, hidden: Tensor, at: Sequence[int], position: int) -> None:
+        """Tokens ``at``, in a row, of a pass with hidden [1, N, D] now stand at ``position`` and
+        after in ``row``."""
+        if not self.heads or not at:
+            return
+        state = self._state[row]
+        state.pending.append((hidden, at[0], len(at), position))
+        state.waiting += len(at)
+        while state.waiting - state.pending[0][2] >= self._capacity:
+            state.waiting -= state.pending.pop(0)[2]
+
+    def forget(self, row: int) -> None:
+        """The row's last tokens are gone from the cache."""
+        state = self._state[row]
+        state.pending, state.waiting = [], 0
+        self._rows.forget(row)
+
+    def copies(self, requests: Sequence[Request], lengths: Sequence[int]) -> list[list[int]]:
+        """Per request up to so many tokens that followed its last ones before."""
+        for request in requests:
+            self._sync(request)
+        return [
+            self._rows.find_copy(r.row, length) for r, length in zip(requests, lengths, strict=True)
+        ]
+
+    def run(
+        self,
+        requests: Sequence[Request],
+        depths: Sequence[int],
+        shape: TreeShape | None,
+        extra: Sequence[Draft] | None = None,
+    ) -> tuple[list[Walk], float, float]:
+        """One round -> what was drawn, and the seconds of drafting and of verification.
+
+        depths: of the deepest draft from the blocks; shape None: none from them. extra: drafts
+        beside these. requests by row, each with all tokens fed but the last.
+        """
+        for request in requests:
+            self._sync(request)
+        extra = extra or [Draft()] * len(requests)
+        plan = self.model._native.plan(self.model, self.cache)
+        shape = shape if shape is not None and self.heads else _NO_BLOCKS
+        walks, drafting, verifying = self._rows.round(
+            plan.decoder,
+            self.cache.native_layers,
+            plan.blocks,
+            [self.cache.native_mtp_layers(k) for k in range(self.heads)],
+            [
+                (r.row, depth, draft.tokens, draft.parents)
+                for r, depth, draft in zip(requests, depths, extra, strict=True)
+            ],
+            shape.width,
+            shape.beam,
+            shape.budget,
+            shape.least_step,
+            shape.least_node,
+        )
+        self.cache.drop_step()
+        for request, (tokens, *_) in zip(requests, walks, strict=True):
+            self._state[request.row].known += len(tokens)
+        return (
+            [
+                Walk(Draft(tuple(nodes), tuple(parents)), path, tokens, logprobs)
+                for tokens, logprobs, path, nodes, parents in walks
+            ],
+            drafting,
+            verifying,
+        )
+
+    def _sync(self, request: Request) -> None:
+        """Tell the native row of tokens and hidden states from elsewhere."""
+        state = self._state[request.row]
+        if state.request != request.index:
+            s = request.sampling
+            self._rows.open(
+                request.row,
+                request.tokens,
+                s.seed,
+                s.temperature,
+                s.top_k,
+                s.top_p,
+                s.min_p,
+                s.repetition_penalty,
+                s.presence_penalty,
+                s.frequency_penalty,
+                len(request.prompt),
+            )
+            state.request, state.known = request.index, len(request.tokens)
+        elif state.known != len(request.tokens):
+            self._rows.extend(request.row, request.tokens[state.known :])
+            state.known = len(request.tokens)
+        for hidden, start, count, position in state.pending:
+            self._rows.observe(request.row, hidden, start, count, position)
+        state.pending, state.waiting = [], 0

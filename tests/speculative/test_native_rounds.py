@@ -1,0 +1,76 @@
+"""Rounds in one native call against the Python path: the same drafts, walks, caches and bits."""
+
+import random
+
+import pytest
+import torch
+
+from mimo_native.inference import Engine
+from mimo_native.inference.speculation import Round, Speculator
+from mimo_native.inference.speculation.draft import TreeShape
+
+from .test_lossless import WINDOWS, random_requests, tiny_model
+
+SHAPES = {
+    "chain": TreeShape(),
+    "tree": TreeShape(width=4, beam=3, budget=12),
+    "bounded": TreeShape(width=3, beam=3, budget=9, least_step=-1.5, least_node=-2.5),
+    "wide": TreeShape(width=12, beam=6, budget=50),
+}
+
+
+class Fixed(Speculator):
+    """Drafts of one shape and copied text in every round; remembers all that was drawn."""
+
+    def __init__(self, *args, shape: TreeShape, skip: int, **options) -> None:
+        super().__init__(*args, **options)
+        self.shape, self.skip, self.rounds, self.log = shape, skip, 0, []
+
+    def propose(self, requests):
+        self.rounds += 1
+        # Rounds without drafts let the blocks fall behind.
+        if self.rounds % 97 < self.skip:
+            return Round("plain")
+        depths = [r.sampling.max_tokens - len(r.output) - 1 for r in requests]
+        if self.native is not None:
+            return Round("fixed", (), *self.native.run(requests, depths, self.shape))
+        drafts = self.drafter.draft(requests, depths, self.shape)
+        return Round("fixed", drafts)
+
+    def record(self, *args) -> None: ...
+
+
+class Logged(Engine):
+    def _walked(self, requests, round, began):
+        self.speculator.log.append([(w.draft, w.path, w.tokens, w.logprobs) for w in round.walks])
+        return super()._walked(requests, round, began)
+
+
+def run(model, prompts, controls, *, native: bool, shape: TreeShape, skip: int, batch: int):
+    engine = Logged(model, max_batch=batch, max_tokens=400, prefill_chunk=16, speculative="tree")
+    engine.speculator = Fixed(model, engine.cache, "tree", native=native, shape=shape, skip=skip)
+    assert (engine.speculator.native is not None) == native
+    for prompt, sampling in zip(prompts, controls, strict=True):
+        engine.add(prompt, sampling)
+    while engine.has_work:
+        engine.step()
+    done = [engine.finished[i].completion() for i in range(len(prompts))]
+    return engine, [(c.token_ids, c.logprobs) for c in done]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_native_rounds_draft_and_draw_as_python_does(name: str, dtype: torch.dtype) -> None:
+    nodes = 0
+    for seed in range(8):
+        rng = random.Random(seed)
+        model = tiny_model(seed, window=WINDOWS[seed % len(WINDOWS)], dtype=dtype)
+        prompts, controls = random_requests(rng, model.config.vocab_size, 3)
+        options = {"shape": SHAPES[name], "skip": rng.choice((0, 20)), "batch": 1 + seed % 3}
+        ours, drawn = run(model, prompts, controls, native=True, **options)
+        definition, expected = run(model, prompts, controls, native=False, **options)
+        assert drawn == expected
+        rounds = [r for r in ours.speculator.log if any(w[0] for w in r)]
+        assert rounds == definition.speculator.log
+        nodes += sum(len(walk[0]) for r in rounds for walk in r)
+    assert nodes > 200
