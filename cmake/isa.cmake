@@ -11,7 +11,7 @@ set(MN_ISA_FLAGS_scalar "")
 set(MN_ISA_FLAGS_avx2 -mavx2 -mfma)
 set(MN_ISA_FLAGS_avx512 ${MN_ISA_FLAGS_avx2} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512cd
     -mprefer-vector-width=512)
-set(MN_ISA_FLAGS_avx512bf16 ${MN_ISA_FLAGS_avx512} -mavx512bf16)
+set(MN_ISA_FLAGS_avx512bf16 ${MN_ISA_FLAGS_avx512} -mavx512bf16 -mavx512vbmi -mavx512vnni)
 
 set(MN_ISA_TARGETS)
 set(level 0)

@@ -10,8 +10,12 @@ namespace mn::MN_ISA {
 namespace {
 
 constexpr int kSteps = kGranule / 2;  // of a granule
-// Bytes from a load of codes to its prefetch.
-constexpr int64_t kCodesAhead = 4096;
+// Bytes from a load of codes to its prefetch, by the streams side by side and the bytes of a step:
+// what memory returns within its latency, and more where lines are used up quickly.
+constexpr int64_t codes_ahead(int panels, int step_bytes) {
+  if (panels == 1) return 8192;
+  return panels == 2 && step_bytes == 64 ? 6144 : 4096;
+}
 
 // Words of a row's granule, in values.
 template <class T>
@@ -55,6 +59,7 @@ template <class Codec, class T, int R, int P>
 void coded_tile(const CodedTile<T>& args) {
   constexpr int V = 2 * P;
   constexpr Coding coding = Codec::kCoding;
+  constexpr int64_t ahead = codes_ahead(P, Codec::kStepBytes);
   const typename T::Value* a = args.a;
   const uint8_t* b[P];
   for (int p = 0; p < P; ++p) b[p] = args.b[p];
@@ -62,8 +67,8 @@ void coded_tile(const CodedTile<T>& args) {
     const uint8_t* header[P];
     for (int p = 0; p < P; ++p) {
       header[p] = b[p];
-      prefetch(b[p] + kCodesAhead);
-      if constexpr (coding.header_bytes > 64) prefetch(b[p] + kCodesAhead + 64);
+      prefetch(b[p] + ahead);
+      if constexpr (coding.header_bytes > 64) prefetch(b[p] + ahead + 64);
       b[p] += coding.header_bytes;
     }
     const bool first = g == 0;
@@ -73,24 +78,22 @@ void coded_tile(const CodedTile<T>& args) {
     zero(acc);
     for (int64_t i = 0; i < n; ++i) {
       for (int q = 0; q < kSteps / 4; ++q) {
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) {
-          const uint8_t* codes = b[v / 2] + v % 2 * Codec::kHalfBytes;
-          if (Codec::kHalfBytes == 64 || v % 2 == 0) prefetch(codes + kCodesAhead);
-          if constexpr (Codec::kStepBytes == 64) {
-            if (v % 2 == 0) {
-              prefetch(codes + kCodesAhead + 64);
-              prefetch(codes + kCodesAhead + 128);
-              prefetch(codes + kCodesAhead + 192);
-            }
-          }
-          typename T::Operand w[4];
-          Codec::template decode<T>(codes, w);
 #pragma GCC unroll 4
-          for (int s = 0; s < 4; ++s)
+        for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+          for (int line = 0; line < 4 * Codec::kStepBytes; line += 64)
+            prefetch(b[p] + ahead + line);
+#pragma GCC unroll 4
+        for (int s = 0; s < 4; ++s) {
+          typename T::Operand w[V];
+#pragma GCC unroll 4
+          for (int p = 0; p < P; ++p) Codec::template step<T>(b[p], s, w[2 * p], w[2 * p + 1]);
 #pragma GCC unroll 16
-            for (int r = 0; r < R; ++r) acc[r][v] = T::dot(acc[r][v], a, s, R, r, w[s]);
+          for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+            for (int v = 0; v < V; ++v) acc[r][v] = T::dot(acc[r][v], a, s, R, r, w[v]);
         }
+#pragma GCC unroll 4
         for (int p = 0; p < P; ++p) b[p] += 4 * Codec::kStepBytes;
         a += 8 * R;
       }
@@ -105,80 +108,6 @@ void coded_tile(const CodedTile<T>& args) {
         add_segment(acc, v, scale, scale, nullptr, args.c + 16 * v, args.ldc, first);
     }
     if constexpr (coding.has_min) a += T::kDepth * R;
-    g += n;
-  }
-}
-
-// Codes of some granules, decoded once for all tiles of a block.
-constexpr int kChunkGranules = 4;
-template <class T>
-struct Decoded {
-  alignas(64) typename T::Value values[kChunkGranules * kGranule * 32];  // [steps][2 halves]
-  alignas(64) float scales[kChunkGranules][32];                          // per segment
-  alignas(64) float mins[kChunkGranules][32];
-};
-
-template <class T>
-struct DecodedTile {
-  const typename T::Value* a;
-  const Decoded<T>* w;
-  int granules, segment_granules;
-  bool has_min;
-  bool first;  // no input came before
-  bool carry;  // the segment goes on from c
-  bool scale;  // the segment ends here
-  float* c;
-  int64_t ldc;
-};
-
-template <class T, int R>
-void decoded_tile(const DecodedTile<T>& args) {
-  const typename T::Value* a = args.a;
-  const typename T::Value* w = args.w->values;
-  bool first = args.first;
-  for (int g = 0, segment = 0; g < args.granules; ++segment) {
-    const int left = args.granules - g;
-    const int n = left < args.segment_granules ? left : args.segment_granules;
-    f32x16 acc[R][2];
-    if (args.carry) {
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-        acc[r][0] = f32x16::load(args.c + r * args.ldc);
-        acc[r][1] = f32x16::load(args.c + r * args.ldc + 16);
-      }
-    } else {
-      zero(acc);
-    }
-    for (int i = 0; i < n; ++i) {
-      for (int s = 0; s < kSteps; ++s) {
-        const typename T::Operand w0 = T::load(w), w1 = T::load(w + 32);
-        w += 64;
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-          acc[r][0] = T::dot(acc[r][0], a, 0, R, r, w0);
-          acc[r][1] = T::dot(acc[r][1], a, 0, R, r, w1);
-        }
-        a += 2 * R;
-      }
-    }
-    if (args.scale) {
-      // What was carried in c is in the accumulators now.
-      const bool fresh = first || args.carry;
-      const float *scales = args.w->scales[segment], *mins = args.w->mins[segment];
-      const void* sums = args.has_min ? a : nullptr;
-#pragma GCC unroll 2
-      for (int v = 0; v < 2; ++v)
-        add_segment(acc, v, f32x16::load(scales + 16 * v), f32x16::load(mins + 16 * v), sums,
-                    args.c + 16 * v, args.ldc, fresh);
-    } else {
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-        acc[r][0].store(args.c + r * args.ldc);
-        acc[r][1].store(args.c + r * args.ldc + 16);
-      }
-    }
-    if (args.has_min) a += T::kDepth * R;
-    first = false;
     g += n;
   }
 }

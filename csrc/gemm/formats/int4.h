@@ -14,29 +14,37 @@ struct NibbleDecoder {
   static constexpr int kStepBytes = 32, kHalfBytes = 64;  // four steps of a half lie together
 
 #if MN_LEVEL >= 2
+  // Both halves of step `s` of the four at `p`.
   template <class T>
-  static MN_INLINE void decode(const uint8_t* p, typename T::Operand (&w)[4]) {
+  static MN_INLINE void step(const uint8_t* p, int s, typename T::Operand& w0,
+                             typename T::Operand& w1) {
+    w0 = half<T>(p, s);
+    w1 = half<T>(p + kHalfBytes, s);
+  }
+  template <class T>
+  static MN_INLINE typename T::Operand half(const uint8_t* p, int s) {
     const __m512i table = _mm512_broadcast_i64x4(
         _mm256_loadu_si256(reinterpret_cast<const __m256i*>(Table::kValues)));
     const __m512i codes = _mm512_loadu_si512(p);
-    w[0] = operand_of<T>(_mm512_permutexvar_epi16(codes, table));
-    w[1] = operand_of<T>(_mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 4), table));
-    w[2] = operand_of<T>(_mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 8), table));
-    w[3] = operand_of<T>(_mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 12), table));
+    return operand_of<T>(_mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 4 * s), table));
   }
 #else
   template <class T>
-  static MN_INLINE void decode(const uint8_t* p, typename T::Operand (&w)[4]) {
-    for (int i = 0; i < 4; ++i) {
-      float lo[16], hi[16];
-      for (int l = 0; l < 16; ++l) {
-        uint32_t codes;
-        std::memcpy(&codes, p + 4 * l, 4);
-        lo[l] = to_float(Table::kValues[codes >> 4 * i & 15]);
-        hi[l] = to_float(Table::kValues[codes >> (16 + 4 * i) & 15]);
-      }
-      w[i] = {f32x16::load(lo), f32x16::load(hi)};
+  static MN_INLINE void step(const uint8_t* p, int s, typename T::Operand& w0,
+                             typename T::Operand& w1) {
+    w0 = half<T>(p, s);
+    w1 = half<T>(p + kHalfBytes, s);
+  }
+  template <class T>
+  static MN_INLINE typename T::Operand half(const uint8_t* p, int s) {
+    float lo[16], hi[16];
+    for (int l = 0; l < 16; ++l) {
+      uint32_t codes;
+      std::memcpy(&codes, p + 4 * l, 4);
+      lo[l] = to_float(Table::kValues[codes >> 4 * s & 15]);
+      hi[l] = to_float(Table::kValues[codes >> (16 + 4 * s) & 15]);
     }
+    return {f32x16::load(lo), f32x16::load(hi)};
   }
 #endif
 };

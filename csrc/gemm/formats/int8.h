@@ -25,7 +25,7 @@ MN_INLINE f32x16 floats_of_bytes(const uint8_t* p) {
 template <Format format>
 struct Int8Codec {
   static constexpr Coding kCoding = coding_of(format);
-  static constexpr int kStepBytes = 64, kHalfBytes = 32;
+  static constexpr int kStepBytes = 64;
 
   static MN_INLINE f32x16 scale(const uint8_t* header, int half) {
     if constexpr (format == Format::int8_row)
@@ -34,14 +34,16 @@ struct Int8Codec {
       return load_half(header + 32 * half);
   }
 
+  // Both halves of step `s` of the four at `p`.
   template <class T>
-  static MN_INLINE void decode(const uint8_t* p, typename T::Operand (&w)[4]) {
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) w[i] = step<T>(p + i * kStepBytes);
+  static MN_INLINE void step(const uint8_t* p, int s, typename T::Operand& w0,
+                             typename T::Operand& w1) {
+    w0 = half<T>(p + s * kStepBytes);
+    w1 = half<T>(p + s * kStepBytes + 32);
   }
 
   template <class T>
-  static MN_INLINE typename T::Operand step(const uint8_t* p) {
+  static MN_INLINE typename T::Operand half(const uint8_t* p) {
     const f32x16 lo = floats_of_bytes(p), hi = floats_of_bytes(p + 16);
 #if MN_LEVEL == 3
     // Eight bits are exact in bf16: the upper half of the float.
