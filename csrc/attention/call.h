@@ -6,23 +6,9 @@
 
 #include "attention/plan.h"
 #include "attention/problem.h"
-#include "runtime/check.h"
-#include "runtime/tensor.h"
+#include "attention/validate.h"
 
 namespace mn {
-
-struct AttentionTensors {
-  const Tensor &q, &k, &v, &out;
-  const std::optional<Tensor>& lse;
-  const std::optional<Tensor>& sink;
-  const char *k_name = "k", *v_name = "v";  // in errors
-};
-
-struct AttentionOptions {
-  std::optional<double> scale;
-  bool causal = true;
-  std::optional<int64_t> window_keys;
-};
 
 // Integers of an int32 or int64 tensor [count].
 std::vector<int64_t> read_integers(const Check& check, const Tensor& t, const char* argument,

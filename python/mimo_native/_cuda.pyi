@@ -1,7 +1,19 @@
 from __future__ import annotations
 import torch
 import typing
-__all__: list[str] = ['driver_version', 'gemm_plan', 'grouped_gemm', 'linear', 'rms_norm', 'rope', 'rope_table', 'runtime_linkage', 'runtime_version', 'unavailable_reason']
+__all__: list[str] = ['attention', 'attention_cached', 'attention_plan', 'attention_varlen', 'cache_commit', 'driver_version', 'gemm_plan', 'grouped_gemm', 'linear', 'rms_norm', 'rope', 'rope_table', 'runtime_linkage', 'runtime_version', 'unavailable_reason']
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor | None, scale: typing.SupportsFloat | typing.SupportsIndex | None, causal: bool, window_keys: typing.SupportsInt | typing.SupportsIndex | None, sink: torch.Tensor | None, kv_lens: torch.Tensor | None) -> None:
+    ...
+def attention_cached(q: torch.Tensor, k_new: torch.Tensor, v_new: torch.Tensor, cache_keys: torch.Tensor, cache_values: torch.Tensor, head_dim: typing.SupportsInt | typing.SupportsIndex, v_head_dim: typing.SupportsInt | typing.SupportsIndex, lengths: torch.Tensor, ring: bool, out: torch.Tensor, lse: torch.Tensor | None, cu_seqlens_q: torch.Tensor | None, ancestors: torch.Tensor | None, scale: typing.SupportsFloat | typing.SupportsIndex | None, window_keys: typing.SupportsInt | typing.SupportsIndex | None, sink: torch.Tensor | None) -> None:
+    ...
+def attention_plan(*, sequences: typing.SupportsInt | typing.SupportsIndex, tokens: typing.SupportsInt | typing.SupportsIndex, longest: typing.SupportsInt | typing.SupportsIndex, most_keys: typing.SupportsInt | typing.SupportsIndex, q_heads: typing.SupportsInt | typing.SupportsIndex, kv_heads: typing.SupportsInt | typing.SupportsIndex, dim_qk: typing.SupportsInt | typing.SupportsIndex, dim_v: typing.SupportsInt | typing.SupportsIndex, window: typing.SupportsInt | typing.SupportsIndex, multiprocessors: typing.SupportsInt | typing.SupportsIndex) -> dict:
+    """
+    How a call would be laid over a GPU; csrc/attention/plan_sm80.h has the fields.
+    """
+def attention_varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor | None, cu_seqlens_q: torch.Tensor, cu_seqlens_k: torch.Tensor, scale: typing.SupportsFloat | typing.SupportsIndex | None, causal: bool, window_keys: typing.SupportsInt | typing.SupportsIndex | None, sink: torch.Tensor | None) -> None:
+    ...
+def cache_commit(keys: torch.Tensor, values: torch.Tensor, k_new: torch.Tensor, v_new: torch.Tensor, table: torch.Tensor) -> None:
+    ...
 def driver_version() -> str:
     """
     Newest CUDA version of the driver; '' without one.

@@ -26,7 +26,17 @@ from torch import Tensor, is_grad_enabled
 from . import env
 from .errors import UnsupportedError
 
-__all__ = ["Explanation", "choose", "explain", "forced", "native", "register", "use", "wants_grad"]
+__all__ = [
+    "Explanation",
+    "choose",
+    "explain",
+    "forced",
+    "native",
+    "register",
+    "simulated",
+    "use",
+    "wants_grad",
+]
 
 NAMES = ("cpu", "cuda", "reference")
 _REMEDY = 'The plain torch of mimo_native.backends.use("reference") serves every case, slowly.'
@@ -179,6 +189,11 @@ def simulate(module: object) -> Iterator[None]:
         yield
     finally:
         _simulated.reset(token)
+
+
+def simulated() -> bool:
+    """Whether the CPU tensors of this context are those of a simulated GPU."""
+    return _simulated.get() is not None
 
 
 def native(backend: str) -> ModuleType:

@@ -5,6 +5,7 @@
 
 namespace mn {
 
+void bind_attention_cuda(pybind11::module_& m);
 void bind_gemm_cuda(pybind11::module_& m);
 void bind_norm_rope_cuda(pybind11::module_& m);
 

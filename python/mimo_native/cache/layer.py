@@ -4,6 +4,8 @@ Storage is blocks of 64 positions per row and kv head, in the layout of csrc/att
 keys [B, Hkv, blocks, 64 * Dqk], values [B, Hkv, blocks, 64 * Dv]; in an 8-bit format every block
 ends with the float32 scales of its 64 keys or values. A position's place follows from
 the position alone, so that a row's sums have the same order however its tokens arrived.
+
+On a GPU storage is plain rows of bfloat16 (``plain.py``); a cache is made for where it is used.
 """
 
 from collections.abc import Sequence
@@ -11,8 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..backends import native
+from ..backends import native, simulated
 from ..errors import ShapeError, UnsupportedError
+from . import plain
 from .formats import SCALE_BYTES, KvFormat, as_stored, storage_dtype
 from .storage import BLOCK, empty_blocks, unpack
 
@@ -40,19 +43,31 @@ class LayerCache:
         kv_format: KvFormat | None = None,
         lengths: Tensor | None = None,
         max_tokens: int | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         storage = storage_dtype(kv_format, dtype)
         given = {"rows": rows, "kv heads": num_kv_heads, "head_dim": head_dim, "Dv": v_head_dim}
         if rows < 0 or min(num_kv_heads, head_dim, v_head_dim) < 1:
             raise ShapeError("LayerCache", "sizes", expected="positive sizes", got=str(given))
+        self.plain = torch.device(device).type == "cuda" or simulated()
+        if self.plain and storage != torch.bfloat16:
+            reasons = [f"a cache on a GPU holds bfloat16, not {storage}"]
+            raise UnsupportedError("LayerCache", reasons, remedy="Use a bfloat16 model.")
         padded_qk = head_dim + head_dim % 2 if dtype == torch.bfloat16 else head_dim
         padded_v = -(-v_head_dim // 16) * 16
         scales = BLOCK * SCALE_BYTES if storage.itemsize == 1 else 0
         self.num_kv_heads, self.head_dim, self.v_head_dim = num_kv_heads, head_dim, v_head_dim
         self.max_tokens = max_tokens
         sizes = rows, num_kv_heads, blocks
-        self.keys = empty_blocks(*sizes, BLOCK * padded_qk + scales, dtype=storage)
-        self.values = empty_blocks(*sizes, BLOCK * padded_v + scales, dtype=storage)
+        if self.plain:
+            shape = rows, num_kv_heads, blocks * BLOCK
+            self.keys, self.values = (
+                torch.empty(*shape, dim, dtype=storage, device=device)
+                for dim in (head_dim, v_head_dim)
+            )
+        else:
+            self.keys = empty_blocks(*sizes, BLOCK * padded_qk + scales, dtype=storage)
+            self.values = empty_blocks(*sizes, BLOCK * padded_v + scales, dtype=storage)
         self._shared = lengths is not None
         self.lengths = torch.zeros(rows, dtype=torch.int64) if lengths is None else lengths
         self.held_from: Tensor | None = None  # of a ring: the first position it still holds
@@ -64,7 +79,7 @@ class LayerCache:
     @property
     def capacity(self) -> int:
         """Positions that the storage has room for."""
-        return self.keys.shape[2] * BLOCK
+        return self.keys.shape[2] * (1 if self.plain else BLOCK)
 
     @property
     def nbytes(self) -> int:
@@ -134,6 +149,8 @@ class LayerCache:
         self._check_row(row)
         first = 0 if self.held_from is None else int(self.held_from[row])
         length = int(self.lengths[row])
+        if self.plain:
+            return *plain.unpacked(self, row, first, length), torch.arange(first, length)
         blocks = torch.arange(first // BLOCK, -(-length // BLOCK))
         stored = blocks % self.keys.shape[2]
         k, v = unpack(self.keys[row], self.values[row], stored)
@@ -144,6 +161,13 @@ class LayerCache:
     def as_stored(self, x: Tensor) -> Tensor:
         """New keys or values [.., D] as they will be read back; see ``cache/formats.py``."""
         return as_stored(x, self.keys.dtype)
+
+    def require(self, *, plain: bool) -> None:
+        """Raise UnsupportedError unless the storage is what a GPU, or the CPU, reads."""
+        if self.plain != plain:
+            made, read = ("a GPU", "the CPU") if self.plain else ("the CPU", "a GPU")
+            reasons = [f"the cache was made for {made}, the call runs on {read}"]
+            raise UnsupportedError("LayerCache", reasons, remedy="Make the cache where it is used.")
 
     def _check_row(self, row: int) -> None:
         if not 0 <= row < self.rows:
@@ -177,6 +201,7 @@ class GlobalLayerCache(LayerCache):
         dtype: torch.dtype = torch.bfloat16,
         kv_format: KvFormat | None = None,
         lengths: Tensor | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         if max_tokens < 0:
             raise ShapeError("cache", "max_tokens", expected="at least 0", got=str(max_tokens))
@@ -190,6 +215,7 @@ class GlobalLayerCache(LayerCache):
             kv_format=kv_format,
             lengths=lengths,
             max_tokens=max_tokens,
+            device=device,
         )
 
 
@@ -213,6 +239,7 @@ class RingLayerCache(LayerCache):
         dtype: torch.dtype = torch.bfloat16,
         lengths: Tensor | None = None,
         max_tokens: int | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         if window_keys < 1:
             raise ShapeError("cache", "window_keys", expected="at least 1", got=str(window_keys))
@@ -225,6 +252,7 @@ class RingLayerCache(LayerCache):
             dtype=dtype,
             lengths=lengths,
             max_tokens=max_tokens,
+            device=device,
         )
         self.window_keys = window_keys
         self.held_from = torch.zeros(rows, dtype=torch.int64)
@@ -256,7 +284,10 @@ def write(
     ancestors: Tensor | None,
     max_tokens: int | None,
 ) -> None:
-    """Commit a step's (cache, k_new, v_new) of layers with common lengths in one native call."""
+    """Commit a step's (cache, k_new, v_new) of layers with common lengths, all of it or nothing."""
+    if layers and layers[0][0].plain:
+        plain.commit(layers, lengths, cu_seqlens, rows, ancestors, max_tokens)
+        return
     storage = [
         (c.keys, c.values, c.head_dim, c.v_head_dim, c.held_from, k_new, v_new)
         for c, k_new, v_new in layers

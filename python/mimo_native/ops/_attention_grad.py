@@ -30,16 +30,23 @@ class Options:
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, options: Options, *, lse: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sink: Tensor | None,
+    options: Options,
+    *,
+    lse: bool,
+    backend: str = "cpu",
 ) -> tuple[Tensor, Tensor | None]:
     """The forward kernel; with the lse where it is wanted."""
     out = torch.empty(q.shape[:-1] + v.shape[-1:], dtype=q.dtype, device=q.device)
     sums = torch.empty(lse_shape(q), dtype=torch.float32, device=q.device) if lse else None
-    _C, o = native("cpu"), options
+    _C, o = native(backend), options
     if o.cu_seqlens_q is None:
         _C.attention(q, k, v, out, sums, o.scale, o.causal, o.window_keys, sink, o.kv_lens)
     else:
-        edges = (o.cu_seqlens_q, o.cu_seqlens_k)
+        edges = (o.cu_seqlens_q.to(q.device), o.cu_seqlens_k.to(q.device))
         _C.attention_varlen(q, k, v, out, sums, *edges, o.scale, o.causal, o.window_keys, sink)
     return out, sums
 
@@ -130,9 +137,10 @@ def _arguments(sink: Tensor | None, o: Options) -> dict[str, object]:
 
 def _forward(q, k, v, sink, *rest):
     options = _options(rest)
-    if choose(options.op, q, k, v, needs_grad=False) == "reference":
+    backend = choose(options.op, q, k, v, needs_grad=False)
+    if backend == "reference":
         return getattr(reference, options.op)(q, k, v, **_arguments(sink, options))
-    return attend(q, k, v, sink, options, lse=True)
+    return attend(q, k, v, sink, options, lse=True, backend=backend)
 
 
 def _forward_fake(q, k, v, sink, *rest):

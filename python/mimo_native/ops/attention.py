@@ -31,6 +31,32 @@ register(
 )
 
 
+def _beyond_cuda(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+    """Why the kernels of sm_80 cannot serve these tensors, if they cannot."""
+    if not q.ndim == k.ndim == v.ndim or q.ndim not in (3, 4):
+        return None  # the binding names what is wrong
+    qk, dv = q.shape[-1], v.shape[-1]
+    if qk % 8 or dv % 8 or qk > 256 or dv > 128:
+        return f"head dims {qk}/{dv} are not multiples of 8 up to 256/128"
+    group = q.shape[-2] // max(k.shape[-2], 1)
+    if group > 64:
+        return f"{group} query heads share a kv head, at most 64 can"
+    for name, t in (("q", q), ("k", k), ("v", v)):
+        steps = [s for n, s in zip(t.shape[:-1], t.stride()[:-1], strict=True) if n > 1]
+        if t.data_ptr() % 16 or any(step % 8 for step in steps):
+            return f"the rows of {name} are not aligned to 16 bytes"
+    return None
+
+
+_BF16 = (torch.bfloat16,)
+for _op, _options in (
+    ("attention", ("causal", "kv_lens")),
+    ("attention_varlen", ("causal", "cu_seqlens_q", "cu_seqlens_k")),
+    ("attention_cached", ("cu_seqlens_q", "ancestors")),
+):
+    register(_op, "cuda", dtypes=_BF16, options=(*_COMMON, *_options), limit=_beyond_cuda)
+
+
 def attention(
     q: Tensor,
     k: Tensor,
@@ -61,7 +87,8 @@ def attention(
         call = (sink, scale, causal, window_keys, kv_lens)
         return _result(torch.ops.mimo_native.attention(q, k, v, *call), return_lse)
     needs_grad = wants_grad(q, k, v, sink)
-    if choose("attention", q, k, v, needs_grad=needs_grad) == "reference":
+    backend = choose("attention", q, k, v, needs_grad=needs_grad)
+    if backend == "reference":
         return reference.attention(
             q,
             k,
@@ -76,7 +103,8 @@ def attention(
     options = Options(scale, causal, window_keys, kv_lens=kv_lens)
     if needs_grad:
         return _result(attend_with_grad(q, k, v, sink, options), return_lse)
-    return _result(attend(q, k, v, sink, options, lse=return_lse), return_lse)
+    out = attend(q, k, v, sink, options, lse=return_lse, backend=backend)
+    return _result(out, return_lse)
 
 
 def attention_varlen(
@@ -102,7 +130,8 @@ def attention_varlen(
         call = (sink, scale, causal, window_keys, cu_seqlens_q, cu_seqlens_k)
         return _result(torch.ops.mimo_native.attention_varlen(q, k, v, *call), return_lse)
     needs_grad = wants_grad(q, k, v, sink)
-    if choose("attention_varlen", q, k, v, needs_grad=needs_grad) == "reference":
+    backend = choose("attention_varlen", q, k, v, needs_grad=needs_grad)
+    if backend == "reference":
         return reference.attention_varlen(
             q,
             k,
@@ -118,7 +147,8 @@ def attention_varlen(
     options = Options(scale, causal, window_keys, None, cu_seqlens_q, cu_seqlens_k)
     if needs_grad:
         return _result(attend_with_grad(q, k, v, sink, options), return_lse)
-    return _result(attend(q, k, v, sink, options, lse=return_lse), return_lse)
+    out = attend(q, k, v, sink, options, lse=return_lse, backend=backend)
+    return _result(out, return_lse)
 
 
 def attention_cached(
@@ -149,7 +179,7 @@ def attention_cached(
     A row of a batch, of a chunk of any size and a node of any tree have the bits of the same token
     in one :func:`attention` over the whole sequence. The rest as in :func:`attention`.
     """
-    backend = choose("attention_cached", q, k_new, v_new)
+    backend = choose("attention_cached", q, k_new, v_new, q_positions=q_positions)
     if backend == "reference":
         return reference.attention_cached(
             q,
@@ -164,7 +194,28 @@ def attention_cached(
             sink=sink,
             return_lse=return_lse,
         )
+    layer_cache.require(plain=backend == "cuda")
     out, lse = _outputs(q, v_new, return_lse)
+    if backend == "cuda":
+        native(backend).attention_cached(
+            q,
+            k_new,
+            v_new,
+            layer_cache.keys,
+            layer_cache.values,
+            layer_cache.head_dim,
+            layer_cache.v_head_dim,
+            layer_cache.lengths.to(q.device),
+            layer_cache.is_ring,
+            out,
+            lse,
+            None if cu_seqlens_q is None else cu_seqlens_q.to(q.device),
+            None if ancestors is None else ancestors.to(q.device),
+            scale,
+            window_keys,
+            sink,
+        )
+        return out if lse is None else (out, lse)
     native(backend).attention_cached(
         q,
         k_new,

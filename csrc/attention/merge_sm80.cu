@@ -1,0 +1,56 @@
+// The results of several splits of the keys become one; the sink enters here, once.
+#include "attention/finish_sm80.cuh"
+#include "attention/kernels_cuda.h"
+
+namespace mn {
+namespace {
+
+// The splits of a row, by one warp: lane s holds the statistics of split s.
+__global__ void __launch_bounds__(kSm80Threads)
+    merge_kernel(const AttentionSm80Problem p, int splits) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int64_t rows = int64_t{p.total_q} * p.q_heads;
+  const int64_t row = int64_t{blockIdx.x} * (kSm80Threads / 32) + threadIdx.x / 32;
+  if (row >= rows) return;
+  const int head = static_cast<int>(row % p.q_heads), token = static_cast<int>(row / p.q_heads);
+  float2 own = make_float2(-INFINITY, 0);
+  if (lane < splits) own = reinterpret_cast<const float2*>(p.partial_stats)[lane * rows + row];
+  float most = own.x;
+  for (int offset = 16; offset > 0; offset /= 2)
+    most = fmaxf(most, __shfl_xor_sync(~0u, most, offset));
+  const float weight = most == -INFINITY ? 0 : fast_exp2(own.x - most);
+  float sum = own.y * weight;
+  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+  const Finish done = finish(most, sum, sink_of(p, head));
+  if (lane == 0 && p.lse) {
+    const int sequence = p.q_edges.data ? 0 : token / p.q_tokens;
+    p.lse[sequence * p.lse_row_stride + head * p.lse_head_stride + token - sequence * p.q_tokens] =
+        done.lse;
+  }
+  for (int first = 0; first < p.dim_v; first += 128) {  // every lane takes part in the shuffles
+    const int column = first + lane * 4;
+    float4 total = make_float4(0, 0, 0, 0);
+    for (int s = 0; s < splits; ++s) {
+      const float w = __shfl_sync(~0u, weight, s) * done.factor;
+      if (column < p.dim_v) {
+        const float4 x =
+            *reinterpret_cast<const float4*>(p.partial + (s * rows + row) * p.dim_v + column);
+        total = make_float4(fmaf(x.x, w, total.x), fmaf(x.y, w, total.y), fmaf(x.z, w, total.z),
+                            fmaf(x.w, w, total.w));
+      }
+    }
+    if (column < p.dim_v)
+      *reinterpret_cast<uint2*>(static_cast<__nv_bfloat16*>(p.out) + row * p.dim_v + column) =
+          make_uint2(pack_bf16(total.x, total.y), pack_bf16(total.z, total.w));
+  }
+}
+
+}  // namespace
+
+void merge_splits_sm80(const AttentionSm80Problem& p, int splits, cudaStream_t stream) {
+  const int64_t rows = int64_t{p.total_q} * p.q_heads, each = kSm80Threads / 32;
+  merge_kernel<<<static_cast<unsigned>((rows + each - 1) / each), kSm80Threads, 0, stream>>>(
+      p, splits);
+}
+
+}  // namespace mn

@@ -1,0 +1,106 @@
+"""Caches of a simulated GPU hold what caches of the CPU hold, and refuse what they refuse."""
+
+import importlib.util
+import random
+
+import pytest
+import torch
+
+import mimo_native as mn
+from mimo_native.cache import GlobalLayerCache, LayerCache, RingLayerCache
+from mimo_native.testing import simulated_gpu
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("mimo_native._cuda_sim") is None,
+    reason="built without nvcc: no CUDA kernels",
+)
+SIZES = {"num_kv_heads": 2, "head_dim": 24, "v_head_dim": 16}
+ROWS = 3
+
+
+def make(window: int | None, max_tokens: int = 400) -> LayerCache:
+    if window is None:
+        return GlobalLayerCache(ROWS, max_tokens, **SIZES)
+    return RingLayerCache(ROWS, window, **SIZES)
+
+
+def tree_path(rng: random.Random, nodes: int) -> tuple[list[int], list[int]]:
+    """Ancestor masks of a random tree and a random path from its root."""
+    masks: list[int] = []
+    for node in range(nodes):
+        masks.append((masks[rng.randrange(node)] if node else 0) | 1 << node)
+    leaf = masks[rng.randrange(nodes)]
+    return masks, [node for node in range(nodes) if leaf >> node & 1]
+
+
+@pytest.mark.parametrize("window", [None, 1, 65, 100])
+@pytest.mark.parametrize("schedule", ["forward", "reverse", "random"])
+def test_commits_equal_those_of_the_cpu(window: int | None, schedule: str) -> None:
+    rng = random.Random(5)
+    generator = torch.Generator().manual_seed(5)
+    here = make(window)
+    with simulated_gpu(capability=(8, 0), schedule=schedule):
+        there = make(window)
+        for step in range(8):
+            counts = [rng.choice((0, 1, 7, 130 if step < 2 else 20)) for _ in range(ROWS)]
+            edges = torch.tensor([0, *counts]).cumsum(0)
+            k = torch.randn(sum(counts), 2, 24, generator=generator).bfloat16()
+            # A view of something wider, as of a fused projection.
+            v = torch.randn(sum(counts), 2, 40, generator=generator).bfloat16()[..., :16]
+            rows = masks = None
+            if step % 2 and max(counts) <= 20:
+                trees = [tree_path(rng, n) if n else ([], []) for n in counts]
+                masks = torch.tensor([m for tree, _ in trees for m in tree], dtype=torch.int64)
+                starts = edges.tolist()
+                paths = zip(starts, (path for _, path in trees), strict=False)
+                rows = torch.tensor([start + i for start, path in paths for i in path])
+                rows = rows.to(torch.int64)
+            for cache in (here, there):
+                cache.commit(k, v, rows, cu_seqlens_q=edges, ancestors=masks)
+        assert not here.plain
+        assert there.plain
+        assert torch.equal(here.lengths, there.lengths)
+        for row in range(ROWS):
+            for ours, theirs in zip(there.unpacked(row), here.unpacked(row), strict=True):
+                assert torch.equal(ours, theirs)
+
+
+REFUSED = {
+    "too many": ({"cu_seqlens_q": torch.tensor([0, 0, 9, 9])}, "room"),
+    "edges of other rows": ({"cu_seqlens_q": torch.tensor([0, 9])}, "cu_seqlens"),
+    "falling edges": ({"cu_seqlens_q": torch.tensor([0, 9, 3, 9])}, "cu_seqlens"),
+    "not the first tokens": ({"rows": torch.tensor([1])}, "rows"),
+    "an index beyond": ({"rows": torch.tensor([0, 9])}, "rows"),
+    "no path": ({"rows": torch.tensor([0, 2]), "ancestors": True}, "rows"),
+    "another dtype": ({"k": torch.ones(9, 2, 24)}, "k_new"),
+    "another head count": ({"v": torch.ones(9, 1, 16).bfloat16()}, "v_new"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refused_commit_changes_nothing(name: str) -> None:
+    changes, argument = REFUSED[name]
+    args = {
+        "k": torch.ones(9, 2, 24).bfloat16(),
+        "v": torch.ones(9, 2, 16).bfloat16(),
+        "cu_seqlens_q": torch.tensor([0, 9, 9, 9]),
+        "rows": None,
+        "ancestors": None,
+    } | changes
+    if args["ancestors"]:
+        args["ancestors"] = torch.tensor([1, 3, 7, 15, 31, 63, 127, 255, 511])
+    k, v, rows = (args.pop(name) for name in ("k", "v", "rows"))
+    with simulated_gpu() as gpu:
+        cache = make(None, max_tokens=8 if argument == "room" else 64)
+        with pytest.raises(mn.ShapeError) as caught:
+            cache.commit(k, v, rows, **args)
+        assert caught.value.argument == ("rows" if argument == "room" else argument)
+        assert not gpu.launches
+        assert not cache.lengths.any()
+
+
+def test_only_bfloat16_is_held() -> None:
+    with simulated_gpu():
+        for options in ({"dtype": torch.float32}, {"kv_format": "int8"}):
+            with pytest.raises(mn.UnsupportedError, match="holds bfloat16"):
+                GlobalLayerCache(1, 64, **SIZES, **options)
