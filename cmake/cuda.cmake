@@ -16,6 +16,8 @@ set(MN_CUDA_SOURCES
   csrc/gemm/row_tiles_sm80.cu
   csrc/norm_rope/rms_norm_sm80.cu
   csrc/norm_rope/rope_sm80.cu
+  csrc/sampling/sample_sm80.cu
+  csrc/speculative/tree_sm80.cu
 )
 set(MN_CUDA_BINDINGS
   csrc/runtime/cuda/module.cpp
@@ -26,6 +28,8 @@ set(MN_CUDA_BINDINGS
   csrc/gemm/bind_cuda.cpp
   csrc/norm_rope/plan_sm80.cpp
   csrc/norm_rope/bind_cuda.cpp
+  csrc/sampling/bind_cuda.cpp
+  csrc/speculative/bind_cuda.cpp
 )
 
 set(CMAKE_CUDA_COMPILER ${MN_NVCC})

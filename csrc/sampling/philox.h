@@ -4,6 +4,12 @@
 
 #include <cstdint>
 
+#ifdef __CUDACC__  // the CUDA sampler draws the same coins
+#define MN_HOST_DEVICE __host__ __device__
+#else
+#define MN_HOST_DEVICE
+#endif
+
 namespace mn {
 namespace {
 
@@ -11,7 +17,7 @@ struct PhiloxWords {
   uint32_t w[4];
 };
 
-inline PhiloxWords philox4x32_10(PhiloxWords counter, uint32_t key0, uint32_t key1) {
+MN_HOST_DEVICE inline PhiloxWords philox4x32_10(PhiloxWords counter, uint32_t key0, uint32_t key1) {
   auto [c0, c1, c2, c3] = counter.w;
   for (int round = 0; round < 10; ++round) {
     const uint64_t p0 = uint64_t{0xD2511F53} * c0, p1 = uint64_t{0xCD9E8D57} * c2;
@@ -28,7 +34,7 @@ inline PhiloxWords philox4x32_10(PhiloxWords counter, uint32_t key0, uint32_t ke
 }
 
 // In [0, 1), 53 bits.
-inline double philox_uniform(int64_t seed, int64_t position) {
+MN_HOST_DEVICE inline double philox_uniform(int64_t seed, int64_t position) {
   const auto s = static_cast<uint64_t>(seed), p = static_cast<uint64_t>(position);
   const PhiloxWords x =
       philox4x32_10({{static_cast<uint32_t>(p), static_cast<uint32_t>(p >> 32), 0, 0}},

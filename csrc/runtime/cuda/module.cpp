@@ -31,4 +31,6 @@ PYBIND11_MODULE(MN_CUDA_MODULE, m) {
   mn::bind_attention_cuda(m);
   mn::bind_gemm_cuda(m);
   mn::bind_norm_rope_cuda(m);
+  mn::bind_sampling_cuda(m);
+  mn::bind_speculative_cuda(m);
 }

@@ -27,6 +27,12 @@ CONTROLS = (
 register(
     "sample", "cpu", dtypes=(torch.float32, torch.bfloat16), options=(*CONTROLS, "prompt_lens")
 )
+register(
+    "sample",
+    "cuda",
+    dtypes=(torch.float32, torch.bfloat16),
+    options=("seed", "position", "temperature"),
+)
 
 
 def sample(
@@ -64,6 +70,8 @@ def sample(
 
     logprobs is log softmax(logits / T) at the drawn id, over the whole vocabulary and without
     penalties, T = 0 read as 1: the policy as training sees it. Weights are float32, sums float64.
+    On a GPU the only control is the temperature, values are not checked, and a row that holds NaN,
+    +inf or nothing but -inf gives the id -1.
     Raises ShapeError for other shapes, NaN or +inf, a row of -inf, controls out of range, penalties
     without a history.
     """
@@ -82,7 +90,18 @@ def sample(
             history,
             prompt_lens,
         )
-    backend = choose("sample", logits)
+    backend = choose(
+        "sample",
+        logits,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        history=history,
+        prompt_lens=prompt_lens,
+    )
     if backend == "reference":
         return reference.sample(
             logits,
@@ -98,6 +117,8 @@ def sample(
             history=history,
             prompt_lens=prompt_lens,
         )
+    if backend == "cuda":
+        return native(backend).sample(logits, seed, position, temperature)
     return native(backend).sample(
         logits,
         seed,

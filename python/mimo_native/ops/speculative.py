@@ -5,6 +5,7 @@ from torch import Tensor
 
 from .. import reference
 from ..backends import choose, native, register
+from ..errors import ShapeError
 from ..reference.speculative import DraftTree, Verified
 from .sampling import CONTROLS
 
@@ -17,6 +18,13 @@ register(
     dtypes=(torch.float32, torch.bfloat16),
     options=(*CONTROLS, "prompt_len"),
 )
+register("build_draft_tree", "cuda", dtypes=(torch.int64,), options=("root_position",))
+register(
+    "verify_tree",
+    "cuda",
+    dtypes=(torch.float32, torch.bfloat16),
+    options=("seed", "position", "temperature"),
+)
 
 
 def build_draft_tree(tokens: Tensor, parents: Tensor, *, root_position: int = 0) -> DraftTree:
@@ -28,7 +36,10 @@ def build_draft_tree(tokens: Tensor, parents: Tensor, *, root_position: int = 0)
     for other shapes, parents out of range or order (so cycles), and siblings of equal token, which
     would make the drawn child ambiguous.
     """
-    if choose("build_draft_tree", tokens) == "reference":
+    backend = choose("build_draft_tree", tokens)
+    if backend == "cuda":
+        return _build_on_gpu("build_draft_tree", tokens, parents, root_position)
+    if backend == "reference":
         return reference.build_draft_tree(tokens, parents, root_position=root_position)
     depths, ancestors, positions = torch.empty(3, *tokens.shape, dtype=torch.int64).unbind()
     native("cpu").build_draft_tree(tokens, parents, root_position, depths, ancestors, positions)
@@ -62,7 +73,22 @@ def verify_tree(
     history [H] int32 ends with the root; penalties see it and the accepted path. Raises ShapeError
     as ``build_draft_tree`` and ``sample`` do.
     """
-    if choose("verify_tree", logits) == "reference":
+    # A control that changes nothing asks for nothing.
+    top_k, top_p = top_k or None, None if top_p == 1.0 else top_p
+    backend = choose(
+        "verify_tree",
+        logits,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p or None,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        history=history,
+    )
+    if backend == "cuda":
+        return _verify_on_gpu(logits, tokens, parents, seed, position, temperature)
+    if backend == "reference":
         return reference.verify_tree(
             logits,
             tokens,
@@ -98,3 +124,54 @@ def verify_tree(
     return Verified(
         torch.tensor(path, dtype=torch.int64), torch.tensor(drawn), torch.tensor(logprobs)
     )
+
+
+_FAULTS = (
+    ("", ""),
+    ("parents", "-1 for the root, node 0"),
+    ("parents", "a parent in [0, {node}) for node {node}"),
+    ("tokens", "distinct tokens among siblings"),
+)
+
+
+def _build_on_gpu(op: str, tokens: Tensor, parents: Tensor, root_position: int) -> DraftTree:
+    *tree, fault = native("cuda").build_draft_tree(tokens, parents, root_position)
+    found = int(fault)
+    if found >= 0:
+        node, kind = divmod(found, 4)
+        argument, expected = _FAULTS[kind]
+        got = int((tokens if argument == "tokens" else parents)[node])
+        raise ShapeError(op, argument, expected=expected.format(node=node), got=str(got))
+    return DraftTree(*tree)
+
+
+def _verify_on_gpu(
+    logits: Tensor,
+    tokens: Tensor,
+    parents: Tensor,
+    seed: int,
+    position: int,
+    temperature: float | None,
+) -> Verified:
+    """Without penalties no node's draw depends on the path: all are drawn, then one warp walks."""
+    op = "verify_tree"
+    tree = _build_on_gpu(op, tokens, parents, position)
+    if logits.ndim != 2 or len(logits) != len(tokens):
+        expected = f"[{len(tokens)}, V]"
+        raise ShapeError(op, "logits", expected=expected, got=str(list(logits.shape)))
+    heat = None
+    if temperature is not None:
+        heat = torch.full_like(tree.positions, temperature, dtype=torch.float32)
+    seeds = torch.full_like(tree.positions, seed)
+    drawn, logprobs = native("cuda").sample(logits, seeds, tree.positions, heat)
+    visited, count = native("cuda").walk_tree(tokens, parents, drawn)
+    accepted = int(count)
+    if accepted < 0:
+        raise ShapeError(
+            op,
+            "logits",
+            expected="rows that are finite or -inf, one finite in each",
+            got="NaN, +inf or a row of -inf",
+        )
+    nodes = visited[:accepted]
+    return Verified(nodes[1:], drawn[nodes], logprobs[nodes])

@@ -1,0 +1,165 @@
+// The plain sampler: a block per row.
+//
+//   largest   the largest logit and its lowest id
+//   sums      weights exp((x - largest) / T), a warp per 1024 ids, in float64
+//   draw      the first id, in ascending order, whose cumulative weight exceeds coin * total:
+//             first its chunk, then, by one warp, its lane's 32 ids, then the id
+#include "runtime/cuda/pack.cuh"
+#include "sampling/kernels_cuda.h"
+#include "sampling/philox.h"
+
+namespace mn {
+namespace {
+
+constexpr int kThreads = 256, kWarps = kThreads / 32, kLaneIds = kSampleChunk / 32;
+
+struct Largest {
+  float value;
+  int id;
+  bool bad;  // NaN or +inf was seen
+};
+
+__device__ Largest larger(const Largest& a, const Largest& b) {
+  const bool first = a.value > b.value || (a.value == b.value && a.id < b.id);
+  return {first ? a.value : b.value, first ? a.id : b.id, a.bad || b.bad};
+}
+
+template <class T>
+__device__ Largest largest_of(const T* x, int vocab) {
+  __shared__ float values[kWarps];
+  __shared__ int ids[kWarps], bads[kWarps];
+  Largest best{-INFINITY, vocab, false};
+  for (int id = static_cast<int>(threadIdx.x); id < vocab; id += kThreads) {
+    const float value = widen(x[id]);
+    if (value > best.value) best = {value, id, best.bad};
+    best.bad |= !(value < INFINITY);
+  }
+  for (int offset = 16; offset > 0; offset /= 2)
+    best = larger(best,
+                  {__shfl_xor_sync(~0u, best.value, offset), __shfl_xor_sync(~0u, best.id, offset),
+                   __shfl_xor_sync(~0u, static_cast<int>(best.bad), offset) != 0});
+  const int warp = static_cast<int>(threadIdx.x / 32);
+  if (threadIdx.x % 32 == 0) {
+    values[warp] = best.value;
+    ids[warp] = best.id;
+    bads[warp] = best.bad;
+  }
+  __syncthreads();
+  for (int w = 0; w < kWarps; ++w) best = larger(best, {values[w], ids[w], bads[w] != 0});
+  return best;
+}
+
+__device__ float inverse_temperature(float t) { return fminf(1.f / t, 3.402823466e38f); }
+
+struct Row {
+  float largest, scale;
+  __device__ double weight(float x) const {
+    return static_cast<double>(expf((x - largest) * scale));
+  }
+};
+
+template <class T>
+__device__ void sum_chunks(const T* x, int vocab, const Row& row, double* sums) {
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+  for (int first = warp * kSampleChunk; first < vocab; first += kWarps * kSampleChunk) {
+    double sum = 0;
+    for (int i = 0; i < kLaneIds; ++i) {
+      const int id = first + i * 32 + lane;
+      if (id < vocab) sum += row.weight(widen(x[id]));
+    }
+    for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+    if (lane == 0) sums[first / kSampleChunk] = sum;
+  }
+}
+
+// The drawn id of a chunk, before which `below` lies; all lanes of a warp call it and get it. Where
+// roundings leave the target out of reach, the last id with any weight is drawn.
+template <class T>
+__device__ int draw_from_chunk(const T* x, int first, int vocab, const Row& row, double below,
+                               double target) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int begin = first + lane * kLaneIds, end = min(begin + kLaneIds, vocab);
+  double own = 0;
+  for (int id = begin; id < end; ++id) own += row.weight(widen(x[id]));
+  double upto = own;
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const double before = __shfl_up_sync(~0u, upto, offset);
+    if (lane >= offset) upto += before;
+  }
+  const unsigned over = __ballot_sync(~0u, own > 0 && below + upto > target);
+  const unsigned some = __ballot_sync(~0u, own > 0);
+  const int chosen = over ? __ffs(static_cast<int>(over)) - 1 : 31 - __clz(static_cast<int>(some));
+  int drawn = 0;
+  if (lane == chosen) {
+    double sum = below + (upto - own);
+    for (int id = begin; id < end; ++id) {
+      const double weight = row.weight(widen(x[id]));
+      if (!(weight > 0)) continue;
+      drawn = id;
+      sum += weight;
+      if (sum > target) break;
+    }
+  }
+  return __shfl_sync(~0u, drawn, chosen);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) sample_kernel(const SampleProblem p) {
+  extern __shared__ double sums[];
+  const int64_t b = blockIdx.x;
+  const int vocab = static_cast<int>(p.vocab);
+  const auto* x = static_cast<const T*>(p.logits) + b * p.logits_stride;
+  const Largest largest = largest_of(x, vocab);
+  if (largest.bad || largest.value == -INFINITY) {
+    if (threadIdx.x == 0) {
+      p.ids[b] = -1;
+      p.logprobs[b] = NAN;
+    }
+    return;
+  }
+  const float temperature = p.temperature ? p.temperature[b] : 1.f;
+  const Row row{largest.value, temperature == 0 ? 1.f : inverse_temperature(temperature)};
+  sum_chunks(x, vocab, row, sums);
+  __syncthreads();
+  if (threadIdx.x >= 32) return;
+
+  // Every lane walks the same sums.
+  const int chunks = (vocab + kSampleChunk - 1) / kSampleChunk;
+  double total = 0;
+  for (int c = 0; c < chunks; ++c) total += sums[c];
+  int id = largest.id;
+  if (temperature != 0) {
+    const double target = philox_uniform(p.seed[b], p.position[b]) * total;
+    double below = 0, upto = 0;
+    int chunk = 0;
+    for (int c = 0; c < chunks && upto <= target; ++c) {
+      if (!(sums[c] > 0)) continue;
+      below = upto;
+      upto += sums[c];
+      chunk = c;
+    }
+    id = draw_from_chunk(x, chunk * kSampleChunk, vocab, row, below, target);
+  }
+  if (threadIdx.x == 0) {
+    p.ids[b] = id;
+    p.logprobs[b] = static_cast<float>(
+        static_cast<double>((widen(x[id]) - row.largest)) * row.scale - log(total));
+  }
+}
+
+template <class T>
+void launch(const SampleProblem& p, cudaStream_t stream) {
+  if (p.rows == 0) return;
+  const int64_t chunks = (p.vocab + kSampleChunk - 1) / kSampleChunk;
+  sample_kernel<T><<<static_cast<unsigned>(p.rows), kThreads,
+                     static_cast<size_t>(chunks) * sizeof(double), stream>>>(p);
+}
+
+}  // namespace
+
+void sample_f32_sm80(const SampleProblem& p, cudaStream_t stream) { launch<float>(p, stream); }
+void sample_bf16_sm80(const SampleProblem& p, cudaStream_t stream) {
+  launch<__nv_bfloat16>(p, stream);
+}
+
+}  // namespace mn
