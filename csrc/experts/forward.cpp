@@ -1,7 +1,5 @@
 // Gather, gate and up products, SwiGLU, down product, and the sum over a token's slots: one
 // parallel region, compiled once per ISA level.
-#include <omp.h>
-
 #include "experts/problem.h"
 #include "experts/slot_sum.h"
 #include "experts/swiglu.h"
@@ -78,35 +76,32 @@ void forward(const ExpertProblem& p) {
   const int64_t sum_pieces =
       (down.panels() + work.sum_panels_per_job - 1) / work.sum_panels_per_job;
   const int64_t cost = row_count(rows) * up.outputs * up.inputs;
-#pragma omp parallel num_threads(work.threads) if (cost >= kWorkGrain)
-  {
-    char* scratch = work.thread_scratch + omp_get_thread_num() * work.thread_scratch_bytes;
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t job = 0; job < pack_jobs; ++job)
+  parallel_region(work.threads, cost, kWorkGrain, [&](const Team& team) {
+    char* scratch = work.thread_scratch + team.thread() * work.thread_scratch_bytes;
+    team.share(pack_jobs, [&](int64_t job) {
       pack_block_tile<F>(p.x, rows.blocks[job / rows.most_tiles], job % rows.most_tiles, up,
                          p.packed_x);
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t job = 0; job < gate_up_jobs; ++job) {
+    });
+    team.share(gate_up_jobs, [&](int64_t job) {
       const int64_t begin = job % pieces * work.ffn_panels_per_job;
       gate_up_job<F>(p, block_range(rows, p.gate_up, job / pieces), begin,
                      lesser(begin + work.ffn_panels_per_job, ffn_panels), scratch);
-    }
+    });
     if (p.down.products == nullptr) {
-#pragma omp for schedule(dynamic, 1) nowait
-      for (int64_t job = 0; job < down_jobs; ++job)
+      team.share_last(down_jobs, [&](int64_t job) {
         slot_sum_job<F>(p.down, job * width, lesser((job + 1) * width, down.panels()), scratch);
-    } else {
-#pragma omp for schedule(dynamic, 1)
-      for (int64_t job = 0; job < rows.count * sum_pieces; ++job) {
-        const int64_t begin = job % sum_pieces * work.sum_panels_per_job;
-        slot_product_job<F>(p.down, rows.blocks[job / sum_pieces], begin,
-                            lesser(begin + work.sum_panels_per_job, down.panels()));
-      }
-#pragma omp for schedule(dynamic, 1) nowait
-      for (int64_t t = 0; t < p.down.tokens; ++t)
-        combine(p.down, p.down.products, down.panels() * kPanel, 0, down.outputs, t, t + 1);
+      });
+      return;
     }
-  }
+    team.share(rows.count * sum_pieces, [&](int64_t job) {
+      const int64_t begin = job % sum_pieces * work.sum_panels_per_job;
+      slot_product_job<F>(p.down, rows.blocks[job / sum_pieces], begin,
+                          lesser(begin + work.sum_panels_per_job, down.panels()));
+    });
+    team.share_last(p.down.tokens, [&](int64_t t) {
+      combine(p.down, p.down.products, down.panels() * kPanel, 0, down.outputs, t, t + 1);
+    });
+  });
 }
 
 template <class T>

@@ -92,17 +92,16 @@ void BlockPass::run(float* logits) {
                 edges_view(rows.edges), edges_view(committed), std::nullopt);
 }
 
-// Known rows that no later row can see are passed over, in whole blocks of the ring, so that every
-// key in a block that is read has been written.
-void pass_over(const Decoder& block, const CacheLayers& caches, int64_t row, int64_t seen_from) {
-  const std::optional<int64_t>& window = block.layers.front().attention.window_keys;
-  const std::optional<Tensor>& held_from = caches.layers.front().held_from;
-  if (!window || !held_from) return;
-  const int64_t needed = std::max<int64_t>(seen_from - (*window - 1), 0) / 64 * 64;
+// Known rows that a block's ring would have lost by `fed` are passed over. What follows fills the
+// whole ring: lanes that a wrapped ring was never given would be read as numbers.
+void pass_over(const CacheLayers& caches, int64_t row, int64_t fed) {
+  const CommitLayer& layer = caches.layers.front();
+  if (!layer.held_from) return;
+  const int64_t needed = std::max<int64_t>(fed / 64 - layer.keys.shape[2], 0) * 64;
   int64_t& length = caches.lengths.as<int64_t>()[row];
   if (needed <= length) return;
   length = needed;
-  held_from->as<int64_t>()[row] = needed;
+  layer.held_from->as<int64_t>()[row] = needed;
 }
 
 // Of each row of logits the `width` largest, equals by their id, after `ids`, which holds the
@@ -175,7 +174,7 @@ std::vector<Draft> draft_blocks(const RoundModel& model, std::vector<Speculative
         const int64_t n = fed[row];
         int64_t final = 0;
         if (k < rows[next].depth && n > std::max(k, k ? 0 : *drafting.length(row)))
-          pass_over(drafting.block, drafting.caches, row, n - k - 1);
+          pass_over(drafting.caches, row, n - k - 1);
         else
           growth.stop();
         const int64_t length = *drafting.length(row);

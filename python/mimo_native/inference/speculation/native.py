@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ...backends import native
 from ...cache import ModelCache
+from ...cache.storage import BLOCK
 from ...nn import MiMoForCausalLM
 from ..request import Request
-from .draft import MOST_NODES, Draft, TreeShape, Walk
+from .draft import Draft, TreeShape, Walk
 
 __all__ = ["NativeRounds"]
 
@@ -35,10 +36,9 @@ class NativeRounds:
     def __init__(self, model: MiMoForCausalLM, cache: ModelCache) -> None:
         self.model, self.cache = model, cache
         self.heads = len(cache.mtp_layers)
-        # What a block may have yet to see: a window before the newest tokens, whole ring blocks,
-        # and one tree.
-        window = max((c.window_keys for c in cache.mtp_layers), default=0)
-        self._capacity = window + self.heads + 2 * MOST_NODES
+        # What a block may have yet to see: a ring of tokens and a part of one, and a tree's.
+        ring = max((c.keys.shape[2] * BLOCK for c in cache.mtp_layers), default=0)
+        self._capacity = ring + self.heads + 2 * BLOCK
         width = model.config.hidden_size * cache.dtype.itemsize if self.heads else 0
         self._rows = native("cpu").SpeculativeRows(cache.rows, width, self._capacity)
         self._state = [_Row() for _ in range(cache.rows)]
