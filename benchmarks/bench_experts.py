@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 import mimo_native as mn
+from mimo_native.ops import PackedWeight
 
 from .peers import experts as peers
 from .peers.experts import grouped_mm_experts
@@ -78,6 +79,48 @@ def test_expert_mlp(compare, case: ExpertMlpCase) -> None:
         bytes=mean_bytes(case, calls),
         dtype=case.dtype,
         working_set=3 * case.experts * case.width * case.ffn * case.dtype.itemsize,
+    )
+
+
+FORMATS = ("e4m3_128x128", "int8_row", "int8_32", "int4_32", "mxfp4", "int8_row_a8", "int8_32_a8")
+
+
+@lru_cache(maxsize=1)
+def coded_weights(format: str, width: int, ffn: int, experts: int) -> tuple[PackedWeight, ...]:
+    """One expert's codes at every expert's place."""
+    layer = []
+    for w in plain_weights(width, ffn, 1, torch.bfloat16):
+        whole = PackedWeight.empty((experts, *w.shape[1:]), format=format)
+        codes = mn.ops.pack(w[0], format=format).codes()
+        for e in range(experts):
+            whole.write(e, codes)
+        layer.append(whole)
+    return tuple(layer)
+
+
+@pytest.mark.parametrize("tokens", [1, 8, 64, 512])
+@pytest.mark.parametrize("format", FORMATS)
+def test_formats(compare, format: str, tokens: int) -> None:
+    """Coded experts beside what their own bytes and operations allow."""
+    case = ExpertMlpCase(
+        tokens=tokens, width=1024, ffn=512, experts=64, slots=8, dtype=torch.bfloat16
+    )
+    calls = routed_tokens(case)
+    layer = coded_weights(format, case.width, case.ffn, case.experts)
+    turn, stored = cycle(calls), sum(w.nbytes for w in layer)
+    plain = 3 * case.experts * case.width * case.ffn * case.dtype.itemsize
+    hit = sum(len(ids.unique()) for _, ids, _ in calls) / len(calls)
+
+    def call() -> Tensor:
+        x, ids, scale = next(turn)
+        return mn.ops.expert_mlp(x, *layer, ids, scale)
+
+    compare(
+        ours=call,
+        flops=case.flops,
+        bytes=mean_bytes(case, calls) - (plain - stored) * hit / case.experts,
+        dtype=torch.int8 if format.endswith("_a8") else case.dtype,
+        working_set=stored,
     )
 
 

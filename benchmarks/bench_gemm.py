@@ -18,6 +18,7 @@ from .peers.vllm import vllm_kernels
 
 LINEAR = [case for case in BENCHMARKS if isinstance(case, LinearCase)]
 GROUPED = [case for case in BENCHMARKS if isinstance(case, GroupedGemmCase)]
+FORMATS = ("e4m3_128x128", "int8_row", "int8_32", "int4_32", "mxfp4", "int8_row_a8", "int8_32_a8")
 COPIES = 8  # of a weight: together they exceed the caches
 
 
@@ -66,7 +67,7 @@ def coded_copies(format: str, inputs: int, outputs: int) -> list[mn.ops.PackedWe
 
 
 @pytest.mark.parametrize("rows", [1, 2, 4, 8, 16, 64, 256])
-@pytest.mark.parametrize("format", ["e4m3_128x128", "int8_row", "int8_32", "int4_32", "mxfp4"])
+@pytest.mark.parametrize("format", FORMATS)
 def test_formats(compare, format: str, rows: int) -> None:
     """Coded weights beside torch's product with the same values in bfloat16."""
     case = LinearCase(m=rows, n=4096, k=4096, dtype=torch.bfloat16)
@@ -78,7 +79,7 @@ def test_formats(compare, format: str, rows: int) -> None:
         torch=lambda: torch_linear(x, next(plain)),
         flops=case.flops,
         bytes=moved,
-        dtype=case.dtype,
+        dtype=torch.int8 if format.endswith("_a8") else case.dtype,
         working_set=COPIES * moved,
     )
 

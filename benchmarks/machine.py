@@ -42,7 +42,7 @@ class Machine:
         return Limit(compute, "flops") if compute >= memory else Limit(memory, level)
 
     def flops(self, dtype: torch.dtype, threads: int) -> float:
-        name = "bf16" if dtype is torch.bfloat16 else "f32"
+        name = {torch.bfloat16: "bf16", torch.int8: "int8"}.get(dtype, "f32")
         return self._once(f"{name} flop/s, {threads} threads", _C.probe_flops, name, threads)
 
     def bandwidth(self, level: str, threads: int) -> float:

@@ -56,7 +56,8 @@ void gate_up_job(const ExpertProblem& p, const BlockRange& blocks, int64_t begin
         const float *gate = c + i * kPanel, *up = c + (gates + i) * kPanel + shift;
         const int64_t column = (panel + i) * kPanel;
         store_activations<F>(gate, up, ldc, block, column, p.down.w.layout, p.packed_h);
-        if (p.saved) save_gate_up<F>(gate, up, ldc, block, column, ffn, p.saved);
+        if constexpr (!Coded<F>)  // codes have no backward
+          if (p.saved) save_gate_up<F>(gate, up, ldc, block, column, ffn, p.saved);
       }
     }
   }
@@ -143,7 +144,8 @@ extern const ExpertKernels expert_kernels = {
     swiglu_rows<bf16>,
     swiglu_grad_rows<float>,
     swiglu_grad_rows<bf16>,
-    {forward<Bf16Format>, forward<F32Format>, forward<CodedBf16>, forward<CodedF32>},
+    {forward<Bf16Format>, forward<F32Format>, forward<CodedBf16>, forward<CodedF32>,
+     forward<CodedQuantised>},
 };
 
 }  // namespace mn::MN_ISA

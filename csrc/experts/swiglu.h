@@ -35,8 +35,37 @@ MN_INLINE u32x16 activation_words(const float* gate, const float* up, int64_t le
   return u32x16::load_n(h, 16);
 }
 
+// Activations [column, column + 32) of row `row` of a tile of `n` rows, into their granule.
+MN_INLINE void quantise_activations(const float* gate, const float* up, int64_t left, void* granule,
+                                    int n, int row) {
+  f32x16 h[2];
+#pragma GCC unroll 2
+  for (int v = 0; v < 2; ++v) {
+    h[v] = swiglu(f32x16::load(gate + 16 * v), f32x16::load(up + 16 * v));
+    if (left < 16 * (v + 1))
+      h[v] = select((1u << (left > 16 * v ? left - 16 * v : 0)) - 1, h[v], f32x16::zero());
+  }
+  quantise_granule(h[0], h[1], granule, n, row);
+}
+
+template <class F>
+  requires(quantised<F>)
+void store_activations(const float* gate, const float* up, int64_t ldc, const RowBlock& block,
+                       int64_t column, const PackedLayout& down, void* packed_h) {
+  const int64_t before = column / kGranule * QuantisedRows::kGranuleWords;
+  for (int row = 0; row < block.rows; row += block.height) {
+    const int n = block.rows - row < block.height ? block.rows - row : block.height;
+    uint32_t* tile = reinterpret_cast<uint32_t*>(
+        packed_at<F>(packed_h, block.first_row + row, row_steps<F>(down)));
+    for (int i = 0; i < n; ++i)
+      quantise_activations(gate + (row + i) * ldc, up + (row + i) * ldc, down.inputs - column,
+                           tile + before * n, n, i);
+  }
+}
+
 // Activations [column, column + 32) of a block; gate and up are rows of `ldc` floats.
 template <class F>
+  requires(!quantised<F>)
 void store_activations(const float* gate, const float* up, int64_t ldc, const RowBlock& block,
                        int64_t column, const PackedLayout& down, void* packed_h) {
   const int64_t ffn = down.inputs, steps = row_steps<F>(down);

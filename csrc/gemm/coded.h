@@ -4,6 +4,8 @@
 //   int8_32       code * scale          likewise, a float16 scale per output and 32 inputs
 //   int4_32       code * scale + min    code in [0, 15], float16 scale and min, likewise
 //   mxfp4         code * 2^(scale-127)  code an e2m1 float, one byte of scale, likewise
+// int8_row_a8 and int8_32_a8 are int8_row and int8_32 whose rows are quantised too: see
+// quantised_rows.h.
 //
 // Inputs come in granules of 32, the last one filled up with zero codes. A segment is the granules
 // that share scales; a panel is its segments one after the other, each the scales of the 32 outputs
@@ -18,11 +20,22 @@
 
 namespace mn {
 
-enum class Format : uint8_t { bf16, f32, e4m3_128x128, int8_row, int8_32, int4_32, mxfp4 };
+enum class Format : uint8_t {
+  bf16,
+  f32,
+  e4m3_128x128,
+  int8_row,
+  int8_32,
+  int4_32,
+  mxfp4,
+  int8_row_a8,
+  int8_32_a8
+};
 
-inline constexpr int kFormats = 7;
-inline constexpr const char* kFormatNames[kFormats] = {
-    "bf16", "f32", "e4m3_128x128", "int8_row", "int8_32", "int4_32", "mxfp4"};
+inline constexpr int kFormats = 9;
+inline constexpr const char* kFormatNames[kFormats] = {"bf16",     "f32",         "e4m3_128x128",
+                                                       "int8_row", "int8_32",     "int4_32",
+                                                       "mxfp4",    "int8_row_a8", "int8_32_a8"};
 inline constexpr int64_t kGranule = 32;  // inputs
 
 struct Coding {
@@ -47,8 +60,10 @@ static constexpr Coding coding_of(Format format) {
     case Format::e4m3_128x128:
       return {128, 1024, 4, false};
     case Format::int8_row:
+    case Format::int8_row_a8:
       return {128, 1024, 0, false};
     case Format::int8_32:
+    case Format::int8_32_a8:
       return {64, 1024, 1, false};
     case Format::int4_32:
       return {128, 512, 1, true};
@@ -57,6 +72,10 @@ static constexpr Coding coding_of(Format format) {
     default:
       return {};
   }
+}
+
+static constexpr bool quantises_rows(Format format) {
+  return format == Format::int8_row_a8 || format == Format::int8_32_a8;
 }
 
 // Where the code of input k (of a granule) and a lane lies: byte, and shift of a nibble.
@@ -70,7 +89,9 @@ static constexpr CodePlace code_place(Format format, int k, int lane) {
     case Format::e4m3_128x128:  // [step][half][lane][2]
       return {step * 64 + half * 32 + l * 2 + second, 0};
     case Format::int8_row:
-    case Format::int8_32:  // [step][half][2][lane]
+    case Format::int8_32:
+    case Format::int8_row_a8:
+    case Format::int8_32_a8:  // [step][half][2][lane]
       return {step * 64 + half * 32 + second * 16 + l, 0};
     default:  // [4 steps][half][lane] words: nibble i of the first is step i, of the second its
               // twin

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "gemm/coded_tile.h"
+#include "gemm/quantised_tile.h"
 #if MN_LEVEL < 2
 #include "gemm/decoded_tile.h"
 #endif
@@ -19,7 +20,7 @@ constexpr int kFewRows = MN_LEVEL >= 2 ? kCodedRows : 6;
 template <class T>
 constexpr int coded_panels(int rows) {
 #if MN_LEVEL >= 2
-  if (T::kDepth == 2) return rows <= 2 ? 4 : rows <= 5 ? 2 : 1;
+  if (T::kDepth > 1) return rows <= 2 ? 4 : rows <= 5 ? 2 : 1;
   return rows <= 1 ? 4 : rows <= 4 ? 2 : 1;
 #else
   return rows <= 2 ? 2 : 1;
@@ -29,6 +30,18 @@ constexpr int coded_panels(int rows) {
 template <class T>
 using CodedTileKernel = void (*)(const CodedTile<T>&);
 
+template <class Codec, class T, int R, int P>
+struct TileOf {
+  static constexpr CodedTileKernel<T> kernel = coded_tile<Codec, T, R, P>;
+  static constexpr int64_t kRowGranule = row_granule<T>(Codec::kCoding.has_min);
+};
+template <class Codec, int R, int P>
+struct TileOf<Codec, QuantisedRows, R, P> {
+  static constexpr CodedTileKernel<QuantisedRows> kernel = quantised_tile<Codec, R, P>;
+  static constexpr int64_t kRowGranule =
+      QuantisedRows::kGranuleWords * (4 / int64_t{sizeof(QuantisedRows::Value)});
+};
+
 // Kernels of P panels for 1 .. kFewRows rows, null where fewer panels fit.
 template <class Codec, class T, int P>
 struct CodedTiles {
@@ -36,7 +49,7 @@ struct CodedTiles {
   template <int R>
   constexpr void fill() {
     if constexpr (R <= kFewRows) {
-      if constexpr (P <= coded_panels<T>(R)) of_rows[R - 1] = coded_tile<Codec, T, R, P>;
+      if constexpr (P <= coded_panels<T>(R)) of_rows[R - 1] = TileOf<Codec, T, R, P>::kernel;
       fill<R + 1>();
     }
   }
@@ -53,15 +66,18 @@ constexpr CodedTiles<Codec, T, 4> kCoded4{};
 template <class Codec, class T>
 void multiply_in_registers(const CodedBlock& block) {
   const int64_t granules = (block.inputs + kGranule - 1) / kGranule;
-  const int64_t row_values = granules * row_granule<T>(Codec::kCoding.has_min);
+  const int64_t row_values = granules * TileOf<Codec, T, 1, 1>::kRowGranule;
   CodedTile<T> tile;
   tile.granules = granules;
   tile.ldc = block.ldc;
+  tile.panel_bytes = Codec::kCoding.panel_bytes(block.inputs);
   for (int p = 0, n; p < block.panel_count; p += n) {
     const int left = block.panel_count - p;
     const int most = coded_panels<T>(block.height);
     n = left >= 4 && most >= 4 ? 4 : left >= 2 && most >= 2 ? 2 : 1;
     for (int i = 0; i < n; ++i) tile.b[i] = block.panels[p + i];
+    const uint8_t* next = n < left ? block.panels[p + n] : block.panels[0] + block.next;
+    tile.jump = next - (tile.b[0] + tile.panel_bytes);
     for (int row = 0; row < block.count; row += block.height) {
       const int rows = block.count - row < block.height ? block.count - row : block.height;
       tile.a = static_cast<const typename T::Value*>(block.rows) + row * row_values;
@@ -84,11 +100,14 @@ void multiply_codes(const CodedBlock& block) {
 #if MN_LEVEL == 3
 template <class Codec>
 constexpr CodedKernels kCodedKernels{multiply_codes<Codec, Bf16Rows>,
-                                     multiply_codes<Codec, FloatRows>};
+                                     multiply_codes<Codec, FloatRows>, nullptr};
 #else
 template <class Codec>
-constexpr CodedKernels kCodedKernels{nullptr, multiply_codes<Codec, FloatRows>};
+constexpr CodedKernels kCodedKernels{nullptr, multiply_codes<Codec, FloatRows>, nullptr};
 #endif
+template <class Codec>
+constexpr CodedKernels kQuantisedKernels{nullptr, nullptr,
+                                         multiply_in_registers<Codec, QuantisedRows>};
 
 }  // namespace
 }  // namespace mn::MN_ISA

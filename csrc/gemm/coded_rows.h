@@ -6,6 +6,7 @@
 #include "gemm/coded_problem.h"
 #include "gemm/formats/operand.h"
 #include "gemm/panels.h"
+#include "gemm/quantised_rows.h"
 #include "gemm/rows.h"
 
 namespace mn::MN_ISA {
@@ -24,14 +25,21 @@ using CodedBf16 = CodedFormat<Bf16Rows>;
 using CodedBf16 = CodedF32;  // bf16 rows are packed as floats
 #endif
 
+using CodedQuantised = CodedFormat<QuantisedRows>;
+
 template <class F>
 concept Coded = requires { typename F::Rows; };
+
+template <class F>
+constexpr bool quantised = false;
+template <>
+constexpr bool quantised<CodedQuantised> = true;
 
 // Words of a packed row.
 template <class F>
 MN_INLINE int64_t row_steps(const PackedLayout& l) {
   if constexpr (Coded<F>)
-    return coded_words(l, F::kDepth);
+    return coded_words(l, F::kDepth, quantised<F> ? QuantisedRows::kScaleWords : 0);
   else
     return l.steps();
 }
@@ -61,22 +69,36 @@ MN_INLINE const CodedKernels& coded_kernels(Format format) {
       return coded_int8_32;
     case Format::int4_32:
       return coded_int4_32;
-    default:
+    case Format::mxfp4:
       return coded_mxfp4;
+    case Format::int8_row_a8:
+      return coded_int8_row_a8;
+    default:
+      return coded_int8_32_a8;
   }
 }
 
-// c = rows times `count` panels; `next` as for multiply, which codes do without.
+// c = rows times `count` panels; `next` as for multiply.
 template <class F>
 MN_INLINE void multiply_panels(const PackedLayout& l, const PackedRows<F>& x,
                                const typename F::Value* const* panels, int64_t count, float* c,
                                int64_t ldc, const void* next = nullptr) {
   if constexpr (Coded<F>) {
-    CodedBlock block{x.data, x.rows, x.height, {}, static_cast<int>(count), l.inputs, c, ldc};
+    const auto* first = reinterpret_cast<const char*>(panels[0]);
+    const auto* after = static_cast<const char*>(next);
+    CodedBlock block{x.data,
+                     x.rows,
+                     x.height,
+                     {},
+                     static_cast<int>(count),
+                     l.inputs,
+                     c,
+                     ldc,
+                     after ? after - first : count * l.panel_bytes()};
     for (int64_t i = 0; i < count; ++i)
       block.panels[i] = reinterpret_cast<const uint8_t*>(panels[i]);
     const CodedKernels& kernels = coded_kernels(l.format);
-    (F::kDepth == 2 ? kernels.bf16 : kernels.f32)(block);
+    (quantised<F> ? kernels.quantised : F::kDepth == 2 ? kernels.bf16 : kernels.f32)(block);
   } else {
     multiply<F>(x, panels, static_cast<int>(count), l.steps(), c, ldc, next);
   }
@@ -107,6 +129,7 @@ void sum_granule(const void* granule, int n, void* sums) {
 }
 
 template <class F, class Source>
+  requires(!quantised<F>)
 void pack_granules(const Source* const* rows, int n, const PackedLayout& l, void* out) {
   const bool has_min = coding_of(l.format).has_min;
   constexpr int64_t words = kGranule / F::kDepth;
@@ -124,6 +147,23 @@ void pack_granules(const Source* const* rows, int n, const PackedLayout& l, void
   }
 }
 
+template <class F, class Source>
+  requires(quantised<F>)
+void pack_granules(const Source* const* rows, int n, const PackedLayout& l, void* out) {
+  constexpr int64_t bytes = 4 * QuantisedRows::kGranuleWords;
+  char* to = static_cast<char*>(out);
+  for (int64_t k = 0; k < l.inputs; k += kGranule, to += bytes * n)
+    for (int i = 0; i < n; ++i) {
+      f32x16 x[2];
+      const int left = static_cast<int>(lesser(kGranule, l.inputs - k));
+      for (int v = 0; v < 2; ++v)
+        x[v] = left >= 16 * (v + 1)
+                   ? f32x16::load(rows[i] + k + 16 * v)
+                   : f32x16::load_n(rows[i] + k + 16 * v, left > 16 * v ? left - 16 * v : 0);
+      quantise_granule(x[0], x[1], to, n, i);
+    }
+}
+
 // Packs tile `tile` of a block, if it has so many.
 template <class F>
 void pack_block_tile(const RowSource& x, const RowBlock& block, int64_t tile, const PackedLayout& l,
@@ -138,7 +178,7 @@ void pack_block_tile(const RowSource& x, const RowBlock& block, int64_t tile, co
         rows[i] = data + (x.index ? x.index[first + i] : first + i) * x.stride;
       pack_granules<F>(rows, n, l, packed_at<F>(packed, first, row_steps<F>(l)));
     };
-    if constexpr (F::kDepth == 1) {
+    if constexpr (F::kDepth != 2) {
       if (!x.bf16) return gather(static_cast<const float*>(x.data));
     }
     gather(static_cast<const bf16*>(x.data));

@@ -17,6 +17,12 @@ constexpr int64_t codes_ahead(int panels, int step_bytes) {
   return panels == 2 && step_bytes == 64 ? 6144 : 4096;
 }
 
+// The same where so many bytes of the panel are left: at its end, what is read in its place
+// afterwards, `jump` bytes beyond it.
+MN_INLINE int64_t ahead_of(int64_t left, int64_t ahead, int64_t jump) {
+  return left > ahead ? ahead : ahead + jump;
+}
+
 // Words of a row's granule, in values.
 template <class T>
 constexpr int64_t row_granule(bool has_min) {
@@ -31,25 +37,12 @@ MN_INLINE void zero(f32x16 (&acc)[R][V]) {
     for (int v = 0; v < V; ++v) acc[r][v] = f32x16::zero();
 }
 
-// c = scale * acc + (min * sum + c) for half panel v, c = 0 before the first segment. `sums` holds
-// the sum of the segment's inputs for each row; null where the format has no mins.
-template <int R, int V>
-MN_INLINE void add_segment(const f32x16 (&acc)[R][V], int v, f32x16 scale, f32x16 min,
-                           const void* sums, float* c, int64_t ldc, bool first) {
-  const float* sum = static_cast<const float*>(sums);
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    f32x16 total = first ? f32x16::zero() : f32x16::load(c + r * ldc);
-    if (sum) total = fma(f32x16::set1(sum[r]), min, total);
-    fma(acc[r][v], scale, total).store(c + r * ldc);
-  }
-}
-
 template <class T>
 struct CodedTile {
   const typename T::Value* a;  // packed rows of the tile
   const uint8_t* b[4];
   int64_t granules;
+  int64_t panel_bytes, jump;  // from the end of a panel to the one read in its place afterwards
   float* c;
   int64_t ldc;
 };
@@ -59,10 +52,13 @@ template <class Codec, class T, int R, int P>
 void coded_tile(const CodedTile<T>& args) {
   constexpr int V = 2 * P;
   constexpr Coding coding = Codec::kCoding;
-  constexpr int64_t ahead = codes_ahead(P, Codec::kStepBytes);
+  constexpr int64_t in_flight = codes_ahead(P, Codec::kStepBytes);
   const typename T::Value* a = args.a;
+  int64_t bytes = args.panel_bytes, ahead = in_flight;
   const uint8_t* b[P];
   for (int p = 0; p < P; ++p) b[p] = args.b[p];
+  f32x16 total[R][V];
+  zero(total);
   for (int64_t g = 0; g < args.granules;) {
     const uint8_t* header[P];
     for (int p = 0; p < P; ++p) {
@@ -71,12 +67,14 @@ void coded_tile(const CodedTile<T>& args) {
       if constexpr (coding.header_bytes > 64) prefetch(b[p] + ahead + 64);
       b[p] += coding.header_bytes;
     }
-    const bool first = g == 0;
+    bytes -= coding.header_bytes;
     const int64_t left = args.granules - g;
     const int64_t n = coding.granules == 0 || left < coding.granules ? left : coding.granules;
     f32x16 acc[R][V];
     zero(acc);
     for (int64_t i = 0; i < n; ++i) {
+      ahead = ahead_of(bytes, in_flight, args.jump);
+      bytes -= coding.granule_bytes;
       for (int q = 0; q < kSteps / 4; ++q) {
 #pragma GCC unroll 4
         for (int p = 0; p < P; ++p)
@@ -101,15 +99,22 @@ void coded_tile(const CodedTile<T>& args) {
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
       const f32x16 scale = Codec::scale(header[v / 2], v % 2);
-      if constexpr (coding.has_min)
-        add_segment(acc, v, scale, Codec::min(header[v / 2], v % 2), a, args.c + 16 * v, args.ldc,
-                    first);
-      else
-        add_segment(acc, v, scale, scale, nullptr, args.c + 16 * v, args.ldc, first);
+      f32x16 min = scale;
+      if constexpr (coding.has_min) min = Codec::min(header[v / 2], v % 2);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        if constexpr (coding.has_min)
+          total[r][v] = fma(f32x16::set1(reinterpret_cast<const float*>(a)[r]), min, total[r][v]);
+        total[r][v] = fma(acc[r][v], scale, total[r][v]);
+      }
     }
     if constexpr (coding.has_min) a += T::kDepth * R;
     g += n;
   }
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v)
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) total[r][v].store(args.c + r * args.ldc + 16 * v);
 }
 
 }  // namespace

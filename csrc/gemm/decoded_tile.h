@@ -29,6 +29,20 @@ struct DecodedTile {
   int64_t ldc;
 };
 
+// c = scale * acc + (min * sum + c) for half panel v, c = 0 before the first segment. `sums` holds
+// the sum of the segment's inputs for each row; null where the format has no mins.
+template <int R, int V>
+MN_INLINE void add_segment(const f32x16 (&acc)[R][V], int v, f32x16 scale, f32x16 min,
+                           const void* sums, float* c, int64_t ldc, bool first) {
+  const float* sum = static_cast<const float*>(sums);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    f32x16 total = first ? f32x16::zero() : f32x16::load(c + r * ldc);
+    if (sum) total = fma(f32x16::set1(sum[r]), min, total);
+    fma(acc[r][v], scale, total).store(c + r * ldc);
+  }
+}
+
 template <class T, int R>
 void decoded_tile(const DecodedTile<T>& args) {
   const typename T::Value* a = args.a;

@@ -98,11 +98,13 @@ void multiply(const GemmProblem& p) {
 }  // namespace
 
 extern const GemmKernels gemm_kernels = {
-    {tile_rows<Bf16Format>(1), tile_rows<F32Format>(1), kCodedRows, kCodedRows},
-    {2, 4, sizeof(CodedBf16::Value), sizeof(CodedF32::Value)},
+    {tile_rows<Bf16Format>(1), tile_rows<F32Format>(1), kCodedRows, kCodedRows, kQuantisedRows},
+    {2, 4, sizeof(CodedBf16::Value), sizeof(CodedF32::Value), sizeof(CodedQuantised::Value)},
+    {0, 0, 0, 0, QuantisedRows::kScaleWords},
     {pack<Bf16Format>, pack<F32Format>},
     {unpack<Bf16Format>, unpack<F32Format>},
-    {multiply<Bf16Format>, multiply<F32Format>, multiply<CodedBf16>, multiply<CodedF32>},
+    {multiply<Bf16Format>, multiply<F32Format>, multiply<CodedBf16>, multiply<CodedF32>,
+     multiply<CodedQuantised>},
     {weight_grad<Bf16Format>, weight_grad<F32Format>},
 };
 

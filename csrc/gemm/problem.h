@@ -88,16 +88,18 @@ struct PackProblem {
   int64_t expert_stride, row_stride;  // elements
 };
 
-// Kernels of a product by weights and rows: the two plain formats, then all coded ones with bf16 or
-// with float32 rows.
-inline constexpr int kKinds = kPlainFormats + 2;
+// Kernels of a product by weights and rows: the two plain formats, then all coded ones with bf16,
+// with float32 or with quantised rows.
+inline constexpr int kKinds = kPlainFormats + 3;
 static inline int kind_of(const PackedLayout& l, bool bf16_rows) {
+  if (quantises_rows(l.format)) return kPlainFormats + 2;
   return l.coded() ? kPlainFormats + (bf16_rows ? 0 : 1) : static_cast<int>(l.format);
 }
 
 struct GemmKernels {
   int tile_rows[kKinds];    // the most rows of a register tile
   int value_bytes[kKinds];  // of a packed row
+  int scale_words[kKinds];  // of a granule of quantised rows
   void (*pack[kPlainFormats])(const PackProblem&);
   void (*unpack[kPlainFormats])(const PackProblem&);
   void (*multiply[kKinds])(const GemmProblem&);
@@ -106,17 +108,18 @@ struct GemmKernels {
 
 MN_DECLARE_KERNELS(GemmKernels, gemm_kernels)
 
-// Words of a packed row for codes: of `depth` inputs each, and one for the sum of each granule
-// where the format has mins.
-static inline int64_t coded_words(const PackedLayout& l, int64_t depth) {
+// Words of a packed row for codes: of `depth` inputs each, and for each granule one with its sum
+// where the format has mins, or those of its scale where rows are quantised.
+static inline int64_t coded_words(const PackedLayout& l, int64_t depth, int64_t scale_words) {
   const int64_t granules = (l.inputs + kGranule - 1) / kGranule;
-  return granules * (kGranule / depth + coding_of(l.format).has_min);
+  return granules * (kGranule / depth + coding_of(l.format).has_min + scale_words);
 }
 
 // Bytes of a packed row.
 static inline int64_t row_bytes(const PackedLayout& l, int kind) {
   if (!l.coded()) return l.steps() * 4;
-  return coded_words(l, 4 / gemm_kernels_for_isa().value_bytes[kind]) * 4;
+  const GemmKernels& kernels = gemm_kernels_for_isa();
+  return coded_words(l, 4 / kernels.value_bytes[kind], kernels.scale_words[kind]) * 4;
 }
 
 // Bytes of a thread's scratch for multiply: the sums of a block of `rows` rows, and four plain

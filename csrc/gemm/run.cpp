@@ -28,7 +28,8 @@ void run_gemm(const RowSource& x, const Weights& w, const int64_t* group_sizes, 
   const int threads = omp_get_max_threads();
   const int64_t packed_bytes = row_bytes(l, kind);
   // One dense row is its own packed form.
-  const bool as_it_is = plan.rows == 1 && x.bf16 == (kernels.value_bytes[kind] == 2) &&
+  const bool as_it_is = plan.rows == 1 && kernels.scale_words[kind] == 0 &&
+                        x.bf16 == (kernels.value_bytes[kind] == 2) &&
                         packed_bytes == l.inputs * kernels.value_bytes[kind];
   ScratchPlan parts;
   const int64_t rows_at = parts.add(as_it_is ? 0 : plan.rows * packed_bytes);

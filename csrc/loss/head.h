@@ -50,8 +50,10 @@ MN_INLINE void with_format(const Head& head, const Call& call) {
       return call.template operator()<F32Format>();
     case 2:
       return call.template operator()<CodedBf16>();
-    default:
+    case 3:
       return call.template operator()<CodedF32>();
+    default:
+      return call.template operator()<CodedQuantised>();
   }
 }
 

@@ -51,13 +51,17 @@ double best_rate(int threads, double amount, const F& work) {
 
 double probe_flops(const std::string& dtype, int64_t threads) {
   const Check check("probe_flops");
-  if (dtype != "f32" && dtype != "bf16") check.fail("dtype", "\"f32\" or \"bf16\"", dtype);
+  if (dtype != "f32" && dtype != "bf16" && dtype != "int8")
+    check.fail("dtype", "\"f32\", \"bf16\" or \"int8\"", dtype);
   check.range(threads, "threads", 1, kMaxThreads);
   const ProbeKernels& kernels = probe_kernels_for_isa();
-  const bool bf16 = dtype == "bf16";
-  const auto run = bf16 ? kernels.multiply_add_bf16 : kernels.multiply_add_f32;
+  const bool bf16 = dtype == "bf16", int8 = dtype == "int8";
+  const auto run = int8   ? kernels.multiply_add_int8
+                   : bf16 ? kernels.multiply_add_bf16
+                          : kernels.multiply_add_f32;
+  const int products = int8 ? kernels.int8_products : bf16 ? 2 : 1;
   constexpr int64_t kRounds = 1 << 12;
-  const double flops = 2.0 * 16 * (bf16 ? 2 : 1) * kernels.chains * kRounds;
+  const double flops = 2.0 * 16 * products * kernels.chains * kRounds;
   std::vector<float> sink(static_cast<size_t>(threads));
   return best_rate(static_cast<int>(threads), flops, [&](int t, int64_t repeats) {
     sink[static_cast<size_t>(t)] = run(kRounds * repeats);
@@ -103,7 +107,7 @@ void bind_probe(pybind11::module_& m) {
   namespace py = pybind11;
   const py::call_guard<py::gil_scoped_release> release;
   m.def("probe_flops", &probe_flops, py::arg("dtype"), py::arg("threads"), release,
-        "Most floating-point operations per second that 'f32' or 'bf16' multiply-adds reach.");
+        "Most operations per second that 'f32', 'bf16' or 'int8' multiply-adds reach.");
   m.def("probe_bandwidth", &probe_bandwidth, py::arg("bytes"), py::arg("threads"), release,
         "Most bytes per second that each thread's own `bytes` can be read with, over all threads.");
 }

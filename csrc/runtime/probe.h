@@ -14,6 +14,9 @@ struct ProbeKernels {
   int chains;
   float (*multiply_add_f32)(int64_t rounds);
   float (*multiply_add_bf16)(int64_t rounds);
+  // Of bytes into 32-bit sums, or of floats where the level has no such instruction.
+  int int8_products;  // of a lane
+  float (*multiply_add_int8)(int64_t rounds);
   float (*read)(const float* data, int64_t count);  // count is a multiple of 512
 };
 

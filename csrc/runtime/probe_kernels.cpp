@@ -40,6 +40,26 @@ float multiply_add_bf16(int64_t rounds) {
   return total(acc, kChains);
 }
 
+#if MN_LEVEL == 3
+constexpr int kInt8Products = 4;
+
+float multiply_add_int8(int64_t rounds) {
+  const __m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(-2);
+  __m512i acc[kChains];
+  for (__m512i& x : acc) x = _mm512_setzero_si512();
+  for (int64_t r = 0; r < rounds; ++r) {
+#pragma GCC unroll 16
+    for (__m512i& x : acc) x = _mm512_dpbusd_epi32(x, a, b);
+  }
+  __m512i sum = acc[0];
+  for (int i = 1; i < kChains; ++i) sum = _mm512_add_epi32(sum, acc[i]);
+  return static_cast<float>(_mm512_reduce_add_epi32(sum));
+}
+#else
+constexpr int kInt8Products = 1;
+constexpr auto multiply_add_int8 = multiply_add_f32;
+#endif
+
 // Several streams, because one alone is limited by the prefetcher's reach within a page.
 float read(const float* data, int64_t count) {
   const int64_t stride = count / kStreams;
@@ -59,6 +79,7 @@ float read(const float* data, int64_t count) {
 
 }  // namespace
 
-extern const ProbeKernels probe_kernels = {kChains, multiply_add_f32, multiply_add_bf16, read};
+extern const ProbeKernels probe_kernels = {kChains,       multiply_add_f32,  multiply_add_bf16,
+                                           kInt8Products, multiply_add_int8, read};
 
 }  // namespace mn::MN_ISA

@@ -171,7 +171,10 @@ def test_same_bits_at_every_level_and_thread_count(isa, dtype, by_modules) -> No
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("format", ["int8_row", "int8_32", "int4_32", "e4m3_128x128", "mxfp4"])
+@pytest.mark.parametrize(
+    "format",
+    ["int8_row", "int8_32", "int4_32", "e4m3_128x128", "mxfp4", "int8_row_a8", "int8_32_a8"],
+)
 @pytest.mark.parametrize("config", [TINY, LLAMA], ids=["tiny", "llama"])
 def test_same_bits_in_every_weight_format(config, format, calls, by_modules) -> None:
     sizes = {"hidden_size": 128, "intermediate_size": 128, "moe_intermediate_size": 128}

@@ -6,7 +6,7 @@ from mimo_native import _C
 from mimo_native.errors import ShapeError
 
 
-@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "int8"])
 def test_arithmetic(dtype):
     assert _C.probe_flops(dtype, 1) > 1e8
 

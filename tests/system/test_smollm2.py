@@ -23,6 +23,31 @@ def test_perplexity(model, smollm2_oracle, plain_english: str) -> None:
     assert abs(got / want - 1) <= DTYPES[model.dtype], (got, want)
 
 
+# The most that a format may add to the perplexity; docs/formats.md states what each does add.
+FORMATS = {
+    "stored": 0.005,
+    "int8_row": 0.01,
+    "int8_32": 0.01,
+    "int8_row_a8": 0.02,
+    "int8_32_a8": 0.02,
+    "e4m3_128x128": 0.04,
+    "int4_32": 0.12,
+    "mxfp4": 1.5,
+}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_perplexity_in_every_format(
+    format: str, smollm2_path, smollm2_oracle, plain_english: str
+) -> None:
+    model = mn.MiMoForCausalLM.from_pretrained(smollm2_path, weight_format=format)
+    ids = mn.load(smollm2_path)[1].encode(plain_english)[:256]
+    with torch.no_grad():
+        out = model(torch.tensor([ids]), labels=torch.tensor([ids]), logits="none")
+    want = perplexity(smollm2_oracle.logits(ids), ids)
+    assert -0.02 <= out.loss.exp().item() / want - 1 <= FORMATS[format]
+
+
 def test_the_capital_of_france(model) -> None:
     greedy = mn.Sampling(temperature=0, max_tokens=8)
     [done] = mn.generate(model, ["The capital of France is"], sampling=greedy)

@@ -18,7 +18,7 @@ from ..system.tiny_checkpoint import save_tiny_checkpoint
 from . import gguf_files
 from .cases import contents
 
-FORMATS = ["bf16", "e4m3_128x128", "int8_row", "int8_32", "int4_32", "mxfp4",
+FORMATS = ["bf16", "e4m3_128x128", "int8_row", "int8_32", "int4_32", "mxfp4", "int8_row_a8",
            {"experts": "int4_32", "head": "int8_row"}]  # fmt: skip
 
 

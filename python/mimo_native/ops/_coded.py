@@ -9,6 +9,9 @@ Every function works on matrices [.., N, K]; S is the number of segments of K th
     int4_32       [0, 15], with mins   float16, per 32        code * scale + min
     mxfp4         e2m1 floats          uint8 b, per 32        code * 2^(b - 127)
 
+int8_row_a8 and int8_32_a8 hold the same codes as int8_row and int8_32; their products quantise the
+activations too.
+
 Sources: MiMo-V2-Flash's FP8 release (blocks of 128 x 128), the GGUF specification (Q8_0, Q4_0 and
 Q4_1), the OCP microscaling formats specification 1.0 (mxfp4).
 """
@@ -21,7 +24,16 @@ from torch import Tensor
 
 from ..errors import ShapeError
 
-__all__ = ["CODED", "Codes", "Format", "dequantize", "quantize", "stored_codes"]
+__all__ = [
+    "CODED",
+    "Codes",
+    "Format",
+    "dequantize",
+    "quantize",
+    "quantizes_rows",
+    "stored_codes",
+    "stored_format",
+]
 
 
 @dataclass(frozen=True)
@@ -44,9 +56,21 @@ CODED = {
     "int4_32": Format(32, torch.uint8, torch.float16, has_min=True),
     "mxfp4": Format(32, torch.uint8, torch.uint8),
 }
+_EIGHT_BIT_ROWS = "_a8"
+CODED |= {name + _EIGHT_BIT_ROWS: CODED[name] for name in ("int8_row", "int8_32")}
 
 _E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
 _E4M3_MAX, _E4M3_NAN = 448.0, 0x7F
+
+
+def quantizes_rows(format: str) -> bool:
+    """Whether products with a weight of this format quantise the other side too."""
+    return format.endswith(_EIGHT_BIT_ROWS)
+
+
+def stored_format(format: str) -> str:
+    """The format of the codes that a weight of ``format`` holds."""
+    return format.removesuffix(_EIGHT_BIT_ROWS)
 
 
 @dataclass(frozen=True)
@@ -95,6 +119,7 @@ def quantize(weight: Tensor, format: str) -> Codes:
     weight float [.., N, K]. Raises ShapeError for values that are not finite, or too large for the
     scales.
     """
+    format = stored_format(format)
     kind, (*_, inputs) = CODED[format], weight.shape
     weight = weight.float()
     if not bool(weight.isfinite().all()):
@@ -144,6 +169,7 @@ def stored_codes(weight: Tensor, format: str, scale: Tensor) -> Codes:
     Raises ShapeError for another dtype or shape, for a scale that is not finite, and for a NaN
     among the codes.
     """
+    format = stored_format(format)
     kind = CODED[format]
     code_dtype = {
         "e4m3_128x128": torch.float8_e4m3fn,

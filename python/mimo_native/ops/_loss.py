@@ -15,6 +15,7 @@ from torch.compiler import is_compiling
 
 from ..backends import choose, native, wants_grad
 from ..errors import UnsupportedError
+from ._coded import quantizes_rows, stored_format
 from ._library import register_op
 from ._packed import PackedWeight
 from .gemm import any_weight, flat_weight, native_weight, require_weight, weight_shape
@@ -29,6 +30,12 @@ _CHUNK = 1024  # ids of a softmax chunk
 
 def _coded(weight: Weight) -> bool:
     return isinstance(weight, PackedWeight) and weight.format not in ("bf16", "f32")
+
+
+def _require_whole_rows(op: str, weight: Weight) -> None:
+    if isinstance(weight, PackedWeight) and quantizes_rows(weight.format):
+        remedy = f"Pack the head as {stored_format(weight.format)!r}."
+        raise UnsupportedError(op, [f"no gradient through a {weight.format} head"], remedy=remedy)
 
 
 def _same_dtype(hidden: Tensor, weight: Weight) -> Tensor:
@@ -48,6 +55,7 @@ def logprob(
         out = torch.ops.mimo_native.linear_logprob(op, hidden, *flat, ids, temperature, entropy)
         return out[0], out[1]
     if wants_grad(hidden, weight):
+        _require_whole_rows(op, weight)
         return _LogProb.apply(op, hidden, weight, ids, temperature, entropy)
     return _run_logprob(op, hidden, weight, ids, temperature, entropy)[:2]
 
@@ -207,7 +215,10 @@ def divergence(
         flat = *flat_weight(weight), teacher_hidden, *flat_weight(teacher_weight)
         return torch.ops.mimo_native.linear_reverse_kl(hidden, *flat, temperature)[0]
     args = hidden, weight, teacher_hidden, teacher_weight, temperature
-    return _Divergence.apply(*args) if wants_grad(hidden, weight) else _run_divergence(*args)[0]
+    if not wants_grad(hidden, weight):
+        return _run_divergence(*args)[0]
+    _require_whole_rows("linear_reverse_kl", weight)
+    return _Divergence.apply(*args)
 
 
 def _run_divergence(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import _C
 from ..errors import ShapeError, UnsupportedError
-from ._coded import CODED, Codes, dequantize, quantize, stored_codes
+from ._coded import CODED, Codes, dequantize, quantize, stored_codes, stored_format
 
 __all__ = ["FORMATS", "PackedWeight", "pack", "pack_any"]
 
@@ -78,7 +78,12 @@ class PackedWeight:
         aligned = begin % _PANEL == 0 and (rows % _PANEL == 0 or begin + rows == outputs)
         inside = 0 <= expert < math.prod(experts) and 0 <= begin <= begin + rows <= outputs
         fits = len(weight.shape) == 2 and weight.shape[1] == inputs
-        if not (inside and aligned and fits and (not coded or weight.format == self.format)):
+        if not (
+            inside
+            and aligned
+            and fits
+            and (not coded or weight.format == stored_format(self.format))
+        ):
             expected = f"an expert below {math.prod(experts)} and rows of {[outputs, inputs]}"
             got = f"{expert} and {list(weight.shape)} from row {begin} on"
             raise ShapeError("PackedWeight.write", "expert, weight", expected=expected, got=got)
@@ -150,7 +155,7 @@ class PackedWeight:
         flat = (None if t is None else t.view(-1, t.shape[-1]) for t in (codes, scales, mins))
         if codes.numel():
             _C.unpack_codes(self.storage, self.layout, rows, *flat)
-        return Codes(self.format, codes, scales, mins)
+        return Codes(stored_format(self.format), codes, scales, mins)
 
     def rows(self, begin: int, end: int) -> "PackedWeight":
         """Outputs [begin, end) as a view of the same bytes.
@@ -190,15 +195,18 @@ def pack(weight: Tensor, *, format: str = "bf16", scale: Tensor | None = None) -
         int8_32       8-bit integers, a float16 scale per 32 inputs
         int4_32       4-bit integers, a float16 scale and min per 32 inputs
         mxfp4         4-bit floats, a power of two per 32 inputs
+        int8_row_a8   int8_row, and int8_32, whose products quantise the activations to 8 bits too,
+        int8_32_a8    a scale per row and 32 inputs: faster, less exact, see docs/formats.md
 
-    The last five are quantised here, or, with ``scale``, taken as they are stored: codes of the
-    format's own dtype and
+    All but the first two are quantised here, or, with ``scale``, taken as they are stored: codes
+    of the format's own dtype and
 
         e4m3_128x128  float8_e4m3fn, scale float32 [ceil(N / 128), ceil(K / 128)], or a row of it
                       for each output [N, ceil(K / 128)]
         int8_row      int8, float32 [N]              int8_32  int8, float16 [N, ceil(K / 32)]
         int4_32       uint8 one per byte, float16 [N, ceil(K / 32), 2], scale and min
         mxfp4         uint8 [N, K / 2], the lower half first, uint8 [N, K / 32] exponents
+        .._a8         as without it
 
     with E before them for experts. Raises ShapeError for the weight or the scale, UnsupportedError
     for the format.

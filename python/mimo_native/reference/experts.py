@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from ._common import accumulation_dtype, dense, require, require_shape
+from ._common import accumulation_dtype, require, require_shape
 from .gemm import grouped_gemm, linear
 
 __all__ = ["expert_mlp", "swiglu", "swiglu_mlp"]
@@ -44,7 +44,6 @@ def expert_mlp(
     Raises ShapeError when sizes differ or an id is out of range.
     """
     op = "expert_mlp"
-    w_gate_up, w_down = dense(w_gate_up), dense(w_down)
     experts, width = w_gate_up.shape[0], x.shape[-1]
     require_shape(op, "x", x, "T", "D")
     require_shape(op, "w_gate_up", w_gate_up, "E", "2F", width)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ._common import accumulation_dtype, dense, require, require_shape
+from .int8 import rows_seen_by
 
 __all__ = ["grouped_gemm", "linear"]
 
@@ -20,7 +21,7 @@ def linear(x: Tensor, w: Tensor, *, out_dtype: torch.dtype | None = None) -> Ten
     w_NK = dense(w)
     require_shape("linear", "w", w_NK, "N", x.shape[-1])
     dtype = accumulation_dtype(x, w_NK)
-    return (x.to(dtype) @ w_NK.to(dtype).T).to(out_dtype or x.dtype)
+    return (rows_seen_by(w, x, dtype) @ w_NK.to(dtype).T).to(out_dtype or x.dtype)
 
 
 def grouped_gemm(x: Tensor, w: Tensor, group_sizes: Tensor) -> Tensor:
@@ -42,5 +43,5 @@ def grouped_gemm(x: Tensor, w: Tensor, group_sizes: Tensor) -> Tensor:
         sizes,
     )
     dtype = accumulation_dtype(x, w_GNK)
-    groups = zip(x.split(sizes), w_GNK, strict=True)
-    return torch.cat([x_MK.to(dtype) @ w_NK.to(dtype).T for x_MK, w_NK in groups]).to(x.dtype)
+    groups = zip(rows_seen_by(w, x, dtype).split(sizes), w_GNK, strict=True)
+    return torch.cat([x_MK @ w_NK.to(dtype).T for x_MK, w_NK in groups]).to(x.dtype)

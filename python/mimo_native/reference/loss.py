@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import UnsupportedError
 from ._common import accumulation_dtype, dense, require, require_shape
+from .int8 import rows_seen_by
 
 __all__ = [
     "linear_cross_entropy",
@@ -160,7 +161,7 @@ def _logits(op: str, hidden: Tensor, weight: Tensor, temperature: float, who: st
     require_shape(op, f"{who}weight", w_VD, "V", hidden.shape[1])
     require(temperature > 0, op, "temperature", "> 0", temperature)
     dtype = accumulation_dtype(hidden, w_VD)
-    return hidden.to(dtype) @ w_VD.to(dtype).T / temperature
+    return rows_seen_by(weight, hidden, dtype) @ w_VD.to(dtype).T / temperature
 
 
 def _require_ids(op: str, argument: str, ids: Tensor, vocab: int) -> None:

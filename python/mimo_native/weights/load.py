@@ -16,7 +16,7 @@ from ..errors import CheckpointError, UnsupportedError
 from ..nn import MiMoForCausalLM, Weight
 from ..nn.weight import Part
 from ..ops import PackedWeight
-from ..ops._coded import Codes, dequantize
+from ..ops._coded import Codes, dequantize, stored_format
 from ..ops._packed import pack_any
 from .formats import PLAIN, STORED, WeightFormat, is_packed, resolve_formats
 from .gguf import GGUFCheckpoint
@@ -140,7 +140,7 @@ class _Filler:
             format = held.pop() if len(held) == 1 else None
             # Parts that are stored in different ways share the format of values.
             format, held = format or PLAIN[self.dtype], {format}
-        if held == {format}:
+        if held == {stored_format(format)}:
             rows = Codes.cat(parts) if len(parts) > 1 else parts[0]
         else:
             wide = torch.float32 if format not in PLAIN.values() else None
