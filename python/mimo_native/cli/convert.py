@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="F | COMPONENT=F",
-        help="bf16, f32, e4m3_128x128, int8_row, int8_32, int8_row_a8, int8_32_a8, int4_32, mxfp4, or stored: codes as they "
-        "are. COMPONENT: attention, dense, experts, head or mtp",
+        help="bf16, f32, e4m3_128x128, int8_row, int8_32, int8_row_a8, int8_32_a8, int4_32, mxfp4, "
+        "or stored: codes as they are. COMPONENT: attention, dense, experts, head or mtp",
     )
     parser.add_argument(
         "--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the activations"
