@@ -14,6 +14,7 @@ set(MN_CUDA_SOURCES
   csrc/gemm/gemm_bf16_sm80.cu
   csrc/gemm/gemm_f32_sm80.cu
   csrc/gemm/row_tiles_sm80.cu
+  csrc/routing/route_sm80.cu
   csrc/norm_rope/rms_norm_sm80.cu
   csrc/norm_rope/rope_sm80.cu
   csrc/sampling/sample_sm80.cu
@@ -26,6 +27,7 @@ set(MN_CUDA_BINDINGS
   csrc/gemm/arguments_cuda.cpp
   csrc/gemm/plan_sm80.cpp
   csrc/gemm/bind_cuda.cpp
+  csrc/routing/bind_cuda.cpp
   csrc/norm_rope/plan_sm80.cpp
   csrc/norm_rope/bind_cuda.cpp
   csrc/sampling/bind_cuda.cpp

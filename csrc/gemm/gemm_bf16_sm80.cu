@@ -25,10 +25,11 @@ struct Swizzled {
   }
 };
 
-// kCount neighbours in y, of which `left` exist. A vector where no row cuts through one.
+// kCount neighbours in y, of which `left` exist; `whole`: all or none of them.
 template <int kCount>
 __device__ void store(float* y, const float (&v)[kCount], int left, bool whole) {
-  if (whole && left >= kCount) {
+  if (whole) {
+    if (left <= 0) return;
 #pragma unroll
     for (int i = 0; i < kCount; i += 4)
       *reinterpret_cast<float4*>(y + i) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
@@ -44,7 +45,8 @@ __device__ void store(__nv_bfloat16* y, const float (&v)[kCount], int left, bool
   struct alignas(kCount * 2) Pack {
     __nv_bfloat162 pair[kCount / 2];
   };
-  if (whole && left >= kCount) {
+  if (whole) {
+    if (left <= 0) return;
     Pack pack;
 #pragma unroll
     for (int i = 0; i < kCount / 2; ++i)

@@ -11,8 +11,9 @@ __global__ void __launch_bounds__(kRowTileThreads) row_tiles_of_sizes(const RowT
                         : static_cast<const int32_t*>(p.sizes)[group];
   const int64_t rows = p.rows;
   size = min(max(size, int64_t{0}), rows);
+  __shared__ int64_t rows_of_warp[kRowTileThreads / 32];
   int64_t total;
-  const int64_t before = sum_before(size, total);
+  const int64_t before = sum_before(size, total, rows_of_warp);
   const int first = static_cast<int>(min(before, rows));
   int end = static_cast<int>(min(before + size, rows));
   if (group == p.groups) end = p.rows;

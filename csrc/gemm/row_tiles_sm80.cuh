@@ -5,10 +5,10 @@
 
 namespace mn {
 
-// The sum of the values of the threads before; `total` is that of all. Of kRowTileThreads threads.
+// The sum of the values of the threads before; `total` is that of all. Of kRowTileThreads threads,
+// each call with shared memory of its own.
 template <class T>
-__device__ inline T sum_before(T value, T& total) {
-  __shared__ T of_warp[kRowTileThreads / 32];
+__device__ inline T sum_before(T value, T& total, T (&of_warp)[kRowTileThreads / 32]) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   T sum = value;
 #pragma unroll
@@ -16,7 +16,6 @@ __device__ inline T sum_before(T value, T& total) {
     const T other = __shfl_up_sync(~0u, sum, offset);
     if (lane >= offset) sum += other;
   }
-  __syncthreads();  // an earlier call's sums have been read
   if (lane == 31) of_warp[warp] = sum;
   __syncthreads();
   T before = 0;
@@ -33,9 +32,10 @@ __device__ inline T sum_before(T value, T& total) {
 __device__ inline void write_row_tiles(int first, int end, int tile_rows, int row_tiles,
                                        RowTile* tiles) {
   __shared__ int first_tile[kRowTileThreads], first_row[kRowTileThreads], end_row[kRowTileThreads];
+  __shared__ int tiles_of_warp[kRowTileThreads / 32];
   const int thread = static_cast<int>(threadIdx.x);
   int total;
-  first_tile[thread] = sum_before((end - first + tile_rows - 1) / tile_rows, total);
+  first_tile[thread] = sum_before((end - first + tile_rows - 1) / tile_rows, total, tiles_of_warp);
   first_row[thread] = first;
   end_row[thread] = end;
   __syncthreads();

@@ -1,7 +1,7 @@
 from __future__ import annotations
 import torch
 import typing
-__all__: list[str] = ['attention', 'attention_cached', 'attention_plan', 'attention_varlen', 'build_draft_tree', 'cache_commit', 'driver_version', 'gemm_plan', 'grouped_gemm', 'linear', 'rms_norm', 'rope', 'rope_table', 'runtime_linkage', 'runtime_version', 'sample', 'unavailable_reason', 'walk_tree']
+__all__: list[str] = ['attention', 'attention_cached', 'attention_plan', 'attention_varlen', 'build_draft_tree', 'cache_commit', 'driver_version', 'gemm_plan', 'grouped_gemm', 'linear', 'rms_norm', 'rope', 'rope_table', 'route', 'runtime_linkage', 'runtime_version', 'sample', 'unavailable_reason', 'walk_tree']
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor | None, scale: typing.SupportsFloat | typing.SupportsIndex | None, causal: bool, window_keys: typing.SupportsInt | typing.SupportsIndex | None, sink: torch.Tensor | None, kv_lens: torch.Tensor | None) -> None:
     ...
 def attention_cached(q: torch.Tensor, k_new: torch.Tensor, v_new: torch.Tensor, cache_keys: torch.Tensor, cache_values: torch.Tensor, head_dim: typing.SupportsInt | typing.SupportsIndex, v_head_dim: typing.SupportsInt | typing.SupportsIndex, lengths: torch.Tensor, ring: bool, out: torch.Tensor, lse: torch.Tensor | None, cu_seqlens_q: torch.Tensor | None, ancestors: torch.Tensor | None, scale: typing.SupportsFloat | typing.SupportsIndex | None, window_keys: typing.SupportsInt | typing.SupportsIndex | None, sink: torch.Tensor | None) -> None:
@@ -33,6 +33,8 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: typing.SupportsFloat | 
 def rope(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor, value_scale: typing.SupportsFloat | typing.SupportsIndex, opposite: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     ...
 def rope_table(positions: torch.Tensor, theta: typing.SupportsFloat | typing.SupportsIndex, rotary_dim: typing.SupportsInt | typing.SupportsIndex) -> torch.Tensor:
+    ...
+def route(logits: torch.Tensor, bias: torch.Tensor | None, top_k: typing.SupportsInt | typing.SupportsIndex, scoring: str, normalize: bool, scaling: typing.SupportsFloat | typing.SupportsIndex, n_group: typing.SupportsInt | typing.SupportsIndex, topk_group: typing.SupportsInt | typing.SupportsIndex, replay_ids: torch.Tensor | None, stats: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     ...
 def runtime_linkage() -> str:
     """

@@ -33,4 +33,5 @@ PYBIND11_MODULE(MN_CUDA_MODULE, m) {
   mn::bind_norm_rope_cuda(m);
   mn::bind_sampling_cuda(m);
   mn::bind_speculative_cuda(m);
+  mn::bind_routing_cuda(m);
 }

@@ -10,5 +10,6 @@ void bind_gemm_cuda(pybind11::module_& m);
 void bind_norm_rope_cuda(pybind11::module_& m);
 void bind_sampling_cuda(pybind11::module_& m);
 void bind_speculative_cuda(pybind11::module_& m);
+void bind_routing_cuda(pybind11::module_& m);
 
 }  // namespace mn

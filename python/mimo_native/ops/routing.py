@@ -11,23 +11,19 @@ from ._library import register_op
 
 __all__ = ["route"]
 
-register(
-    "route",
-    "cpu",
-    dtypes=(torch.float32,),
-    options=(
-        "bias",
-        "top_k",
-        "scoring",
-        "normalize",
-        "scaling",
-        "n_group",
-        "topk_group",
-        "replay_ids",
-        "return_stats",
-    ),
-    gradient=True,
+_OPTIONS = (
+    "bias",
+    "top_k",
+    "scoring",
+    "normalize",
+    "scaling",
+    "n_group",
+    "topk_group",
+    "replay_ids",
+    "return_stats",
 )
+register("route", "cpu", dtypes=(torch.float32,), options=_OPTIONS, gradient=True)
+register("route", "cuda", dtypes=(torch.float32,), options=_OPTIONS)
 
 
 def route(
@@ -58,7 +54,8 @@ def route(
     replay_ids  [T, K] uint8, int16, int32 or int64: these ids in this order instead of a selection
 
     Raises ShapeError for other shapes and dtypes, NaN scores, and ids that repeat or do not exist.
-    Section 2.2 of the report (the router of the MoE layers).
+    On a GPU, where no value is looked at, a NaN score makes the token's weights NaN instead, and so
+    does an id to replay that does not exist. Section 2.2 of the report (the router of the MoE layers).
     """
     if is_compiling():
         weights, mean_score, ids, counts = torch.ops.mimo_native.route(

@@ -8,6 +8,7 @@ difference.
     python -m mimo_native.testing.mutate rms_norm
 """
 
+from . import gemm_cases  # registers its subjects
 from .campaign import Outcome, Result, run
 from .mutations import Mutation, apply, mutations
 from .subjects import SUBJECTS, Subject, register
@@ -19,6 +20,7 @@ __all__ = [
     "Result",
     "Subject",
     "apply",
+    "gemm_cases",
     "mutations",
     "register",
     "run",

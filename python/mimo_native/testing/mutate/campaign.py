@@ -8,7 +8,7 @@ from ..gpu import simulated_gpu
 from ..ptxsim.module import interpreter
 from ..ptxsim.report import CheckError
 from .mutations import Mutation, apply, mutations
-from .subjects import Subject
+from .subjects import Case, Subject
 
 __all__ = ["Outcome", "Result", "run"]
 
@@ -50,9 +50,9 @@ class Result:
         return "\n".join([*lines, *(f"  {mutation}" for mutation in self.survivors)])
 
 
-def _noticed(subject: Subject, capability: tuple[int, int]) -> str | None:
+def _noticed(cases: list[Case], capability: tuple[int, int]) -> str | None:
     for schedule, seed in SCHEDULES:
-        for case in subject.cases:
+        for case in cases:
             with simulated_gpu(
                 capability=capability, schedule=schedule, seed=seed, metrics=False,
                 instruction_limit=LIMIT,
@@ -66,26 +66,28 @@ def _noticed(subject: Subject, capability: tuple[int, int]) -> str | None:
     return None
 
 
-def _reached(subject: Subject, capability: tuple[int, int]) -> dict[str, set[int]]:
-    """PTX lines that the cases execute, by kernel; AssertionError if they fail unmutated."""
-    lines: dict[str, set[int]] = {}
+def _reached(subject: Subject, capability: tuple[int, int]) -> list[dict[str, set[int]]]:
+    """PTX lines that each case executes, by kernel; AssertionError if one fails unmutated."""
+    found = []
     for case in subject.cases:
+        lines: dict[str, set[int]] = {}
         with simulated_gpu(capability=capability, schedule="forward") as gpu:
             case(gpu)
         for launch in gpu.launches:
             executed = {i.ptx_line for i in launch.stats.instructions if i.warps}
             lines.setdefault(launch.kernel, set()).update(executed)
-    return lines
+        found.append(lines)
+    return found
 
 
-def _images(reached: dict[str, set[int]]) -> Iterator[tuple[int, str, set[int]]]:
-    """(number, PTX, executed lines) of the objects that hold these kernels."""
+def _images(reached: list[dict[str, set[int]]]) -> Iterator[tuple[int, str, list[set[int]]]]:
+    """(number, PTX, lines that each case executes) of the objects that hold these kernels."""
     for number, text in interpreter().gpu_images():
-        lines: set[int] = set()
-        for kernel, executed in reached.items():
-            if f".entry {kernel}(" in text:
-                lines |= executed
-        if lines:
+        inside = {kernel for case in reached for kernel in case if f".entry {kernel}(" in text}
+        lines = [
+            {line for kernel in inside & case.keys() for line in case[kernel]} for case in reached
+        ]
+        if inside:
             yield number, text, lines
 
 
@@ -100,15 +102,18 @@ def run(
     """All mutants of the subject's kernels, or a random ``sample`` of them."""
     outcomes, unreached = [], []
     for number, text, lines in _images(_reached(subject, capability)):
-        all_of_it = mutations(text)
-        unreached += [m for m in all_of_it if m.line not in lines]
-        chosen = [m for m in all_of_it if m.line in lines]
+        all_of_it, executed = mutations(text), set().union(*lines)
+        unreached += [m for m in all_of_it if m.line not in executed]
+        chosen = [m for m in all_of_it if m.line in executed]
         if sample is not None and sample < len(chosen):
             chosen = random.Random(seed).sample(chosen, sample)
         for mutation in chosen:
+            # A case that does not come by the line cannot tell.
+            pairs = zip(subject.cases, lines, strict=True)
+            cases = [case for case, reached in pairs if mutation.line in reached]
             try:
                 interpreter().gpu_substitute(number, apply(text, mutation))
-                outcome = Outcome(mutation, _noticed(subject, capability))
+                outcome = Outcome(mutation, _noticed(cases, capability))
             finally:
                 interpreter().gpu_substitute(number, "")
             outcomes.append(outcome)

@@ -9,15 +9,20 @@ __all__ = ["Mutation", "apply", "mutations"]
 
 @dataclass(frozen=True)
 class Mutation:
-    """Line ``line`` (from 1) of the PTX becomes ``replacement``; ``kind`` says what was done."""
+    """Line ``line`` (from 1) of the PTX becomes ``replacement``; ``kind`` says what was done.
+
+    ``source`` is the place in the kernel's source, where the PTX names it.
+    """
 
     line: int
     kind: str
     original: str
     replacement: str
+    source: str = ""
 
     def __str__(self) -> str:
-        return f"PTX line {self.line}: {self.kind}\n    - {self.original}\n    + {self.replacement}"
+        place = f"PTX line {self.line}" + (f" ({self.source})" if self.source else "")
+        return f"{place}: {self.kind}\n    - {self.original}\n    + {self.replacement}"
 
 
 # Statements that may be left out whole.
@@ -43,6 +48,8 @@ _COMPARE = re.compile(r"^(\s*setp\.)(lt|le|gt|ge|lo|ls|hi|hs)(\..*)$")
 _SHIFTED = {
     "lt": "le", "le": "lt", "gt": "ge", "ge": "gt", "lo": "ls", "ls": "lo", "hi": "hs", "hs": "hi",
 }  # fmt: skip
+_FILE = re.compile(r'^\s*\.file\s+(\d+)\s+"([^"]*)"', re.MULTILINE)
+_PLACE = re.compile(r"^\s*\.loc\s+(\d+)\s+(\d+)")
 _RELAXED = re.compile(r"\.(acquire|release|acq_rel)(?=\.)")
 
 
@@ -80,11 +87,15 @@ def _of_statement(text: str) -> Iterator[tuple[str, str]]:
 
 def mutations(ptx: str) -> list[Mutation]:
     """Every mutation of a module's text, in its order."""
-    found = []
+    found, source = [], ""
+    files = {number: path.rpartition("/")[2] for number, path in _FILE.findall(ptx)}
     for number, text in enumerate(ptx.split("\n"), 1):
         code = text.split("//")[0].rstrip()
+        if place := _PLACE.match(code):
+            source = f"{files.get(place[1], '?')}:{place[2]}"
         for kind, replacement in _of_statement(code):
-            found.append(Mutation(number, kind, code.strip(), replacement.strip() or "(nothing)"))
+            changed = replacement.strip() or "(nothing)"
+            found.append(Mutation(number, kind, code.strip(), changed, source))
     return found
 
 

@@ -8,7 +8,9 @@ import torch
 from ... import ops, reference
 from ..gpu import SimulatedGpu
 
-__all__ = ["SUBJECTS", "Subject", "register"]
+__all__ = ["SUBJECTS", "Case", "Subject", "register"]
+
+Case = Callable[[SimulatedGpu], None]
 
 
 @dataclass(frozen=True)
@@ -16,20 +18,18 @@ class Subject:
     """``cases`` run inside ``simulated_gpu``; each raises AssertionError for a wrong result."""
 
     name: str
-    cases: tuple[Callable[[SimulatedGpu], None], ...]
+    cases: tuple[Case, ...]
 
 
 SUBJECTS: dict[str, Subject] = {}
 
 
-def register(name: str, *cases: Callable[[SimulatedGpu], None]) -> None:
+def register(name: str, *cases: Case) -> None:
     """Add a subject, whose kernels are those that its cases launch."""
     SUBJECTS[name] = Subject(name, cases)
 
 
-def _norm(
-    rows: int, dim: int, dtype: torch.dtype, weight_dtype: torch.dtype | None = None
-) -> Callable[[SimulatedGpu], None]:
+def _norm(rows: int, dim: int, dtype: torch.dtype, weight_dtype: torch.dtype | None = None) -> Case:
     def case(_: SimulatedGpu) -> None:
         generator = torch.Generator().manual_seed(rows)
         x = torch.randn(rows, dim, generator=generator).to(dtype)
