@@ -11,6 +11,8 @@ set(MN_CUDA_SOURCES
   csrc/attention/commit_sm80.cu
   csrc/attention/forward_sm80.cu
   csrc/attention/merge_sm80.cu
+  csrc/experts/combine_sm80.cu
+  csrc/experts/sort_sm80.cu
   csrc/gemm/gemm_bf16_sm80.cu
   csrc/gemm/gemm_f32_sm80.cu
   csrc/gemm/row_tiles_sm80.cu
@@ -24,6 +26,7 @@ set(MN_CUDA_BINDINGS
   csrc/runtime/cuda/module.cpp
   csrc/attention/plan_sm80.cpp
   csrc/attention/bind_cuda.cpp
+  csrc/experts/bind_cuda.cpp
   csrc/gemm/arguments_cuda.cpp
   csrc/gemm/plan_sm80.cpp
   csrc/gemm/bind_cuda.cpp

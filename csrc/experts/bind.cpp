@@ -3,9 +3,9 @@
 #include <cstring>
 #include <optional>
 
+#include "experts/arguments.h"
 #include "experts/plan.h"
 #include "experts/run.h"
-#include "gemm/arguments.h"
 #include "runtime/module.h"
 #include "runtime/tensor_caster.h"
 
@@ -14,17 +14,10 @@ namespace {
 
 namespace py = pybind11;
 
-// Rows of any float dtype whose last dimension is `width`.
-RowSource float_rows(const Check& check, const Tensor& x, const char* name, int64_t width) {
-  check.dtype(x, name, {DType::f32, DType::bf16});
-  const Format format = x.dtype == DType::bf16 ? Format::bf16 : Format::f32;
-  return rows_argument(check, x, name, {format, 1, 0, width, 0});
-}
-
 void swiglu(const Tensor& gate_up, const Tensor& y) {
   const Check check("swiglu");
   check.ndim_at_least(gate_up, "gate_up", 1, "[.., 2F]");
-  const RowSource rows = float_rows(check, gate_up, "gate_up", gate_up.last());
+  const RowSource rows = float_rows_argument(check, gate_up, "gate_up", gate_up.last());
   if (gate_up.last() % 2) check.fail("gate_up", "an even last dimension", gate_up.describe());
   const SwigluProblem problem{.rows = gate_up.rows(),
                               .ffn = gate_up.last() / 2,
@@ -56,14 +49,8 @@ void swiglu_grad(const Tensor& dy, const Tensor& gate_up, const Tensor& d_gate_u
   (dy.dtype == DType::bf16 ? kernels.swiglu_grad_bf16 : kernels.swiglu_grad_f32)(problem);
 }
 
-void check_ids(const Check& check, const Tensor& ids, int64_t tokens, int64_t experts) {
-  check.shape(ids, "ids", {tokens, kAny}, "[T, K]");
-  check.on_cpu(ids, "ids");
-  check.dtype(ids, "ids", {DType::i32});
-  check.contiguous(ids, "ids");
-  const int64_t pairs = ids.numel();
-  if (pairs > INT32_MAX) check.fail("ids", "fewer than 2^31 pairs", ids.describe());
-  for (int64_t i = 0; i < pairs; ++i) {
+void check_id_values(const Check& check, const Tensor& ids, int64_t experts) {
+  for (int64_t i = 0; i < ids.numel(); ++i) {
     const int32_t id = ids.as<int32_t>()[i];
     if (id < 0 || id >= experts)
       check.fail("ids", "expert ids in [0, " + std::to_string(experts) + ")",
@@ -72,47 +59,15 @@ void check_ids(const Check& check, const Tensor& ids, int64_t tokens, int64_t ex
   }
 }
 
-// The weights of both products; ids and their weights with them, or neither for a dense layer.
-ExpertLayer layer_argument(const Check& check, const Tensor& w_gate_up,
-                           const PackedLayout* gate_up_layout, const Tensor& w_down,
-                           const PackedLayout* down_layout, const std::optional<Tensor>& ids,
-                           const std::optional<Tensor>& weights, int64_t tokens) {
-  const int matrices = ids ? 1 : 0;
-  ExpertLayer layer{.gate_up = weights_argument(check, w_gate_up, gate_up_layout, matrices,
-                                                "w_gate_up", matrices ? "[E, 2F, D]" : "[2F, D]"),
-                    .down = weights_argument(check, w_down, down_layout, matrices, "w_down",
-                                             matrices ? "[E, D, F]" : "[D, F]"),
-                    .routed = ids.has_value(),
-                    .ids = nullptr,
-                    .weights = nullptr,
-                    .slots = 1};
-  const PackedLayout &up = layer.gate_up.layout, &down = layer.down.layout;
-  if (up.outputs % 2)
-    check.fail("w_gate_up", "an even number 2F of rows", std::to_string(up.outputs));
-  if (down.experts != up.experts || down.outputs != up.inputs || down.inputs != up.outputs / 2)
-    check.fail("w_down",
-               "[E, D, F] = [" + std::to_string(up.experts) + ", " + std::to_string(up.inputs) +
-                   ", " + std::to_string(up.outputs / 2) + "]",
-               "[" + std::to_string(down.experts) + ", " + std::to_string(down.outputs) + ", " +
-                   std::to_string(down.inputs) + "]");
-  if (down.format != up.format || layer.down.packed != layer.gate_up.packed)
-    check.fail("w_down", "the dtype of w_gate_up, and packed if that is", "another",
-               "Convert or pack both alike.");
-  if (!ids) return layer;
-
-  check_ids(check, *ids, tokens, up.experts);
-  layer.slots = ids->shape[1];
-  check.shape(*weights, "weights", {tokens, layer.slots}, "[T, K]");
-  check.on_cpu(*weights, "weights");
-  check.dtype(*weights, "weights", {DType::f32});
-  check.contiguous(*weights, "weights");
-  layer.ids = ids->as<int32_t>();
-  layer.weights = weights->as<float>();
+// layer_argument, and the ids themselves.
+ExpertLayer checked_layer(const Check& check, const Tensor& w_gate_up,
+                          const PackedLayout* gate_up_layout, const Tensor& w_down,
+                          const PackedLayout* down_layout, const std::optional<Tensor>& ids,
+                          const std::optional<Tensor>& weights, int64_t tokens) {
+  const ExpertLayer layer =
+      layer_argument(check, w_gate_up, gate_up_layout, w_down, down_layout, ids, weights, tokens);
+  if (ids) check_id_values(check, *ids, layer.gate_up.layout.experts);
   return layer;
-}
-
-bool has_terms(const ExpertLayer& layer) {
-  return layer.slots > 0 && layer.gate_up.layout.inputs > 0 && layer.down.layout.inputs > 0;
 }
 
 void* data_or_null(const std::optional<Tensor>& t) { return t ? t->data : nullptr; }
@@ -150,8 +105,8 @@ void expert_mlp(const Tensor& x, const Tensor& w_gate_up, const PackedLayout* ga
   const Check check("expert_mlp");
   check.shape(x, "x", {kAny, kAny}, "[T, D]");
   forward(check, x,
-          layer_argument(check, w_gate_up, gate_up_layout, w_down, down_layout, ids, weights,
-                         x.shape[0]),
+          checked_layer(check, w_gate_up, gate_up_layout, w_down, down_layout, ids, weights,
+                        x.shape[0]),
           saved, y);
 }
 
@@ -169,7 +124,7 @@ void expert_mlp_backward(const Tensor& dy, const Tensor& x, const Tensor& w_gate
   check.shape(dy, "dy", {x.shape[0], x.shape[1]}, "[T, D]");
   const int64_t tokens = x.shape[0];
   const ExpertLayer layer =
-      layer_argument(check, w_gate_up, nullptr, w_down, nullptr, ids, weights, tokens);
+      checked_layer(check, w_gate_up, nullptr, w_down, nullptr, ids, weights, tokens);
   check.same_dtype(dy, "dy", w_gate_up, "w_gate_up");
   check.same_dtype(x, "x", w_gate_up, "w_gate_up");
   const RowSource dy_rows = rows_argument(check, dy, "dy", layer.gate_up.layout);
@@ -202,7 +157,8 @@ void expert_mlp_backward(const Tensor& dy, const Tensor& x, const Tensor& w_gate
 auto expert_plan(const Tensor& ids, int64_t experts) {
   const Check check("expert_plan");
   check.shape(ids, "ids", {kAny, kAny}, "[T, K]");
-  check_ids(check, ids, ids.shape[0], experts);
+  ids_argument(check, ids, ids.shape[0]);
+  check_id_values(check, ids, experts);
   const int tile_rows = gemm_kernels_for_isa().tile_rows[0];
   const ExpertPlan plan =
       plan_experts(ids.as<int32_t>(), ids.shape[0], ids.shape[1], experts, tile_rows);

@@ -35,8 +35,8 @@ GemmSm80Problem product_argument(const Check& check, const RowSource& x, int64_t
 }
 
 GemmSm80Plan plan_product(const Check& check, const GemmSm80Problem& problem, bool grouped,
-                          const Gpu& gpu) {
-  const GemmSm80Plan plan = plan_gemm_sm80(problem, grouped, gpu);
+                          const Gpu& gpu, std::optional<int> tile) {
+  const GemmSm80Plan plan = plan_gemm_sm80(problem, grouped, gpu, tile);
   if (plan.blocks() > INT32_MAX)
     throw UnsupportedError(check.op(),
                            {"cuda: " + plan.describe() + " are more than a grid of 2^31 blocks"},

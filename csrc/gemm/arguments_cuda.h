@@ -20,6 +20,6 @@ GemmSm80Problem product_argument(const Check& check, const RowSource& x, int64_t
 
 // The plan of a product that has something to do; UnsupportedError where no grid holds it.
 GemmSm80Plan plan_product(const Check& check, const GemmSm80Problem& problem, bool grouped,
-                          const Gpu& gpu);
+                          const Gpu& gpu, std::optional<int> tile = std::nullopt);
 
 }  // namespace mn

@@ -29,9 +29,6 @@ __device__ void load_four(float (&v)[4], const __nv_bfloat16* from) {
   v[2] = __uint_as_float(four.y << 16), v[3] = __uint_as_float(four.y & 0xffff0000u);
 }
 
-__device__ void narrow(float x, float& out) { out = x; }
-__device__ void narrow(float x, __nv_bfloat16& out) { out = __float2bfloat16_rn(x); }
-
 template <int kTile, class X, GemmOutput kOut, bool kWide>
 __global__ void __launch_bounds__(kF32Tiles[kTile].threads, 2)
     gemm_f32(const GemmSm80Problem p, uint32_t row_tiles, uint32_t column_tiles) {

@@ -20,22 +20,25 @@ int bytes_of(const GemmSm80Problem& p, const TileShape& s) {
 
 }  // namespace
 
-GemmSm80Plan plan_gemm_sm80(const GemmSm80Problem& p, bool grouped, const Gpu& gpu) {
+GemmSm80Plan plan_gemm_sm80(const GemmSm80Problem& p, bool grouped, const Gpu& gpu,
+                            std::optional<int> tile) {
   GemmSm80Plan plan{};
   const int x_size = p.x_bf16 ? 2 : 4, w_size = p.w_bf16 ? 2 : 4;
   plan.wide = aligned(p.x, p.x_stride * x_size) && aligned(p.w, p.w_stride * w_size) &&
               (p.groups == 1 || p.group_stride * w_size % kCopyBytes == 0);
 
-  const auto lay = [&](int tile) {
-    plan.tile = tile;
-    plan.shape = p.w_bf16 ? kBf16Tiles[tile] : kF32Tiles[tile];
+  const auto lay = [&](int chosen) {
+    plan.tile = chosen;
+    plan.shape = p.w_bf16 ? kBf16Tiles[chosen] : kF32Tiles[chosen];
     // Each group, and the rows of none, may end in a tile that is not full.
     plan.row_tiles = grouped ? p.rows / plan.shape.rows + std::min(p.groups + 1, p.rows)
                              : divide_up(p.rows, plan.shape.rows);
     plan.column_tiles = divide_up(p.outputs, plan.shape.columns);
   };
   const int64_t rows_of_group = divide_up(p.rows, std::min(p.groups, p.rows));
-  if (!plan.wide) {
+  if (tile) {
+    lay(*tile);
+  } else if (!plan.wide) {
     lay(kMediumTile);
   } else if (rows_of_group <= (p.w_bf16 ? kBf16Tiles : kF32Tiles)[kSmallTile].rows) {
     lay(kSmallTile);

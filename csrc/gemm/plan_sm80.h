@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "runtime/cuda/properties.h"
@@ -61,7 +62,9 @@ struct GemmSm80Plan {
   std::string describe() const;
 };
 
-// `problem.tiles` and `problem.y` are not looked at. Rows, outputs and groups are positive.
-GemmSm80Plan plan_gemm_sm80(const GemmSm80Problem& problem, bool grouped, const Gpu& gpu);
+// `problem.tiles` and `problem.y` are not looked at. Rows, outputs and groups are positive. With
+// `tile` the choice is made already; kMediumTile serves every problem.
+GemmSm80Plan plan_gemm_sm80(const GemmSm80Problem& problem, bool grouped, const Gpu& gpu,
+                            std::optional<int> tile = std::nullopt);
 
 }  // namespace mn

@@ -3,6 +3,7 @@
 
 #include "gemm/plan_sm80.h"
 #include "runtime/cuda/sm80.cuh"
+#include "runtime/cuda/vector_sm80.cuh"
 
 namespace mn {
 
@@ -107,7 +108,5 @@ __device__ inline void multiply_steps(int inputs, const Load& load, const Multip
     ready = ready + 1 == kStages ? 0 : ready + 1;
   }
 }
-
-__device__ inline float silu(float x) { return x / (1.f + expf(-x)); }
 
 }  // namespace mn

@@ -29,6 +29,7 @@ PYBIND11_MODULE(MN_CUDA_MODULE, m) {
         "Newest CUDA version of the driver; '' without one.");
   m.def("runtime_linkage", [] { return MN_CUDART; }, "'static', 'shared' or 'simulated'.");
   mn::bind_attention_cuda(m);
+  mn::bind_experts_cuda(m);
   mn::bind_gemm_cuda(m);
   mn::bind_norm_rope_cuda(m);
   mn::bind_sampling_cuda(m);

@@ -6,6 +6,7 @@
 namespace mn {
 
 void bind_attention_cuda(pybind11::module_& m);
+void bind_experts_cuda(pybind11::module_& m);
 void bind_gemm_cuda(pybind11::module_& m);
 void bind_norm_rope_cuda(pybind11::module_& m);
 void bind_sampling_cuda(pybind11::module_& m);

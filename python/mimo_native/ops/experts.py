@@ -21,6 +21,7 @@ from .gemm import (
     evenly_spaced,
     flat_weight,
     native_weight,
+    plain_weights,
     require_weight,
     weight_shape,
 )
@@ -31,6 +32,9 @@ _FLOATS = (torch.float32, torch.bfloat16)
 register("swiglu", "cpu", dtypes=_FLOATS, gradient=True)
 register("swiglu_mlp", "cpu", dtypes=_FLOATS, gradient=True)
 register("expert_mlp", "cpu", dtypes=_FLOATS, gradient=True)
+register("swiglu", "cuda", dtypes=_FLOATS)
+register("swiglu_mlp", "cuda", dtypes=_FLOATS, limit=plain_weights)
+register("expert_mlp", "cuda", dtypes=_FLOATS, limit=plain_weights)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
@@ -76,7 +80,7 @@ def expert_mlp(
     or both packed, ids [T, K] int32 below E, weights [T, K] float32 -> [T, D] in x's dtype. No
     token is dropped; an expert may receive no row. Differentiable in x, weights and plain weight
     tensors. The MoE layer of the report, section 2. Raises ShapeError naming the argument, before
-    any work.
+    any work; on a GPU, where no id is looked at, one that does not exist makes its token NaN.
     """
     return _layer("expert_mlp", x, w_gate_up, w_down, ids, weights)
 
@@ -100,15 +104,17 @@ def _layer(
         return getattr(reference, op)(x, w_gate_up, w_down, *routing)
     if wants_grad(x, w_gate_up, w_down, weights):
         return _Layer.apply(x, w_gate_up, w_down, ids, weights)
-    return _forward(op, x, w_gate_up, w_down, routing, None)
+    return _forward(op, backend, x, w_gate_up, w_down, routing, None)
 
 
-def _forward(op, x, w_gate_up, w_down, routing: tuple[Tensor, ...], saved: Tensor | None) -> Tensor:
+def _forward(
+    op, backend, x, w_gate_up, w_down, routing: tuple[Tensor, ...], saved: Tensor | None
+) -> Tensor:
     ndim, symbols = (3, ("[E, 2F, D]", "[E, D, F]")) if routing else (2, ("[2F, D]", "[D, F]"))
     require_weight(op, w_gate_up, ndim, symbols[0], "w_gate_up")
     require_weight(op, w_down, ndim, symbols[1], "w_down")
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    call = getattr(native("cpu"), op)
+    call = getattr(native(backend), op)
     packed = (*native_weight(w_gate_up), *native_weight(w_down))
     call(x if routing else evenly_spaced(x), *packed, *routing, saved, y)
     return y
@@ -123,7 +129,7 @@ def _forward_and_save(x, w_gate_up, w_down, ids, weights) -> tuple[Tensor, Tenso
         raise UnsupportedError(op, [f"no gradient through {coded[0]} weights"], remedy=remedy)
     rows = x.shape[:-1].numel() * (1 if ids is None else ids.shape[-1])
     saved = empty_large((rows, w_gate_up.shape[-2]), w_gate_up.dtype)
-    return _forward(op, x, w_gate_up, w_down, routing, saved), saved
+    return _forward(op, "cpu", x, w_gate_up, w_down, routing, saved), saved
 
 
 class _Swiglu(torch.autograd.Function):

@@ -58,7 +58,8 @@ def grouped_gemm(x: Tensor, w: Tensor | PackedWeight, group_sizes: Tensor) -> Te
     """Row m of group g: y_m = W_g x_m. Differentiable in x and a plain w.
 
     x [M, K] sorted by group, w [G, N, K] as in :func:`linear`, group_sizes [G] int32 or int64 that
-    sum to M, zeros allowed -> [M, N] in x's dtype. Raises ShapeError naming the argument.
+    sum to M, zeros allowed -> [M, N] in x's dtype. Raises ShapeError naming the argument; on a
+    GPU, where no size is looked at, rows beyond their sum are zero.
     """
     if is_compiling():
         return torch.ops.mimo_native.grouped_gemm(x, *flat_weight(w), group_sizes)

@@ -55,7 +55,7 @@ def route(
 
     Raises ShapeError for other shapes and dtypes, NaN scores, and ids that repeat or do not exist.
     On a GPU, where no value is looked at, a NaN score makes the token's weights NaN instead, and so
-    does an id to replay that does not exist. Section 2.2 of the report (the router of the MoE layers).
+    does an id to replay that does not exist. Section 2.2 of the report (router of the MoE layers).
     """
     if is_compiling():
         weights, mean_score, ids, counts = torch.ops.mimo_native.route(
