@@ -77,24 +77,26 @@ void forward(const ExpertProblem& p) {
   const int64_t sum_pieces =
       (down.panels() + work.sum_panels_per_job - 1) / work.sum_panels_per_job;
   const int64_t cost = row_count(rows) * up.outputs * up.inputs;
+  JobShares gate_up_shares(gate_up_jobs, work.threads);
+  JobShares down_shares(p.down.products ? rows.count * sum_pieces : down_jobs, work.threads);
   parallel_region(work.threads, cost, kWorkGrain, [&](const Team& team) {
     char* scratch = work.thread_scratch + team.thread() * work.thread_scratch_bytes;
     team.share(pack_jobs, [&](int64_t job) {
       pack_block_tile<F>(p.x, rows.blocks[job / rows.most_tiles], job % rows.most_tiles, up,
                          p.packed_x);
     });
-    team.share(gate_up_jobs, [&](int64_t job) {
+    team.share(gate_up_shares, [&](int64_t job) {
       const int64_t begin = job % pieces * work.ffn_panels_per_job;
       gate_up_job<F>(p, block_range(rows, p.gate_up, job / pieces), begin,
                      lesser(begin + work.ffn_panels_per_job, ffn_panels), scratch);
     });
     if (p.down.products == nullptr) {
-      team.share_last(down_jobs, [&](int64_t job) {
+      team.share_last(down_shares, [&](int64_t job) {
         slot_sum_job<F>(p.down, job * width, lesser((job + 1) * width, down.panels()), scratch);
       });
       return;
     }
-    team.share(rows.count * sum_pieces, [&](int64_t job) {
+    team.share(down_shares, [&](int64_t job) {
       const int64_t begin = job % sum_pieces * work.sum_panels_per_job;
       slot_product_job<F>(p.down, rows.blocks[job / sum_pieces], begin,
                           lesser(begin + work.sum_panels_per_job, down.panels()));

@@ -81,13 +81,15 @@ void multiply(const GemmProblem& p) {
   const int64_t pack_jobs = p.packed_rows ? rows.count * rows.most_tiles : 0;
   const int64_t pieces = (l.panels() + p.panels_per_job - 1) / p.panels_per_job;
   const int64_t jobs = pieces * range_count(rows, p.w);
+  JobShares shares(jobs, p.threads);
   parallel_region(p.threads, row_count(rows) * l.outputs * l.inputs, kGrain, [&](const Team& team) {
-    team.share(pack_jobs, [&](int64_t job) {
-      pack_block_tile<F>(p.x, rows.blocks[job / rows.most_tiles], job % rows.most_tiles, l,
-                         p.packed_rows);
-    });
+    if (pack_jobs > 0)
+      team.share(pack_jobs, [&](int64_t job) {
+        pack_block_tile<F>(p.x, rows.blocks[job / rows.most_tiles], job % rows.most_tiles, l,
+                           p.packed_rows);
+      });
     char* scratch = p.thread_scratch + team.thread() * p.thread_scratch_bytes;
-    team.share_last(jobs, [&](int64_t job) {
+    team.share_last(shares, [&](int64_t job) {
       const int64_t begin = job % pieces * p.panels_per_job;
       const int64_t end = lesser(begin + p.panels_per_job, l.panels());
       multiply_job<F>(p, block_range(rows, p.w, job / pieces), begin, end, scratch);
