@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import backends, cache, inference, nn, ops, pretrain, reference, training
+    from . import backends, cache, inference, mopd, nn, ops, pretrain, reference, training
     from .config import MiMoConfig
     from .errors import CheckpointError, ShapeError, UnsupportedError
     from .inference import Completion, Sampling, generate, stream
@@ -31,6 +31,7 @@ __all__ = [
     "generate",
     "inference",
     "load",
+    "mopd",
     "nn",
     "ops",
     "pretrain",

@@ -13,7 +13,21 @@ from typing import NoReturn
 from .. import __version__
 from ..env import world_size
 from ..errors import CheckpointError, ShapeError, UnsupportedError
-from . import bench, chat, convert, doctor, fit, generate, get, plot, pretrain, race, selftest
+from . import (
+    bench,
+    chat,
+    convert,
+    doctor,
+    fit,
+    generate,
+    get,
+    mopd,
+    plot,
+    pretrain,
+    race,
+    selftest,
+    speedrun,
+)
 
 __all__ = ["entry", "main"]
 
@@ -28,6 +42,8 @@ COMMANDS = {
     "selftest": selftest,
     "bench": bench,
     "pretrain": pretrain,
+    "mopd": mopd,
+    "speedrun": speedrun,
     "plot": plot,
 }
 

@@ -96,7 +96,7 @@ class Objective(nn.Module):
             hidden, routing = trunk(model, batch.ids, view, recompute=self.recompute)
             main = self._main(hidden, batch)
             aux = sequence_balance_loss(routing, batch.rows)
-        mtp = [self._mtp(k, hidden, batch) for k in range(len(model.model.mtp.layers))]
+        mtp = [self.mtp_loss(k, hidden, batch) for k in range(len(model.model.mtp.layers))]
         loss = main.new_zeros(())
         if not self.mtp_only:
             loss = main / totals.main + (weights.aux / totals.rows) * aux
@@ -118,7 +118,8 @@ class Objective(nn.Module):
         normed = self.model.model.norm(hidden[rows])
         return ops.linear_cross_entropy(normed, self.model.head.weight, targets, reduction="sum")
 
-    def _mtp(self, k: int, hidden: Tensor, batch: MicroBatch) -> Tensor:
+    def mtp_loss(self, k: int, hidden: Tensor, batch: MicroBatch) -> Tensor:
+        """Summed cross-entropy of head k over the positions of ``batch`` that have a target."""
         model, cut = self.model, self.boundary
         rows, targets = _pairs(batch, k + 2)
         lengths = (batch.lengths - (k + 2)).clamp(min=0)

@@ -232,7 +232,7 @@ class _Loop:
                 state.best = {"value": value, "step": state.step}
                 better = torch.ones(())
         if bool(_summed(better)):
-            state.export(Path(config.output) / "best")
+            state.export(Path(config.output) / "best", config.tokenizer)
 
     def save(self) -> None:
         if self._saved != self.state.step:
@@ -244,7 +244,7 @@ class _Loop:
         if self._evaluated != self.state.step:
             self.evaluate(self.config.schedule.stages[-1].seq_len)
         self.save()
-        self.state.export(Path(self.config.output) / "final")
+        self.state.export(Path(self.config.output) / "final", self.config.tokenizer)
 
 
 def _summed(tensor: Tensor) -> Tensor:

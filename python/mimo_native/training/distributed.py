@@ -20,7 +20,7 @@ from ..errors import ShapeError, UnsupportedError
 from ..nn import Experts, MiMoForCausalLM
 from .expert_parallel import ParallelExperts
 
-__all__ = ["Ranks", "full_model", "shard", "start"]
+__all__ = ["Ranks", "full_model", "shard", "start", "whole_copy"]
 
 
 @dataclass(frozen=True)
@@ -110,15 +110,18 @@ def _share_out(experts: Experts, mesh: DeviceMesh) -> ParallelExperts:
     return ParallelExperts(experts, mesh)
 
 
-@torch.no_grad()
 def full_model(model: MiMoForCausalLM, ranks: Ranks) -> MiMoForCausalLM | None:
     """The whole model on the first rank (None on the others); itself where nothing is sharded.
 
     All ranks call it together.
     """
-    if ranks.data is None:
-        return model
-    whole = MiMoForCausalLM(model.config) if ranks.leader else None
+    return model if ranks.data is None else whole_copy(model, wanted=ranks.leader)
+
+
+@torch.no_grad()
+def whole_copy(model: MiMoForCausalLM, *, wanted: bool = True) -> MiMoForCausalLM | None:
+    """An unsharded copy on every rank that wants one; all ranks call it together."""
+    whole = MiMoForCausalLM(model.config).to(model.dtype) if wanted else None
     target: dict[str, Any] = {}
     if whole is not None:
         target = {**dict(whole.named_parameters()), **dict(whole.named_buffers())}

@@ -28,20 +28,32 @@ def packed(cu_seqlens: Tensor) -> Batch:
     return Batch(None, (1, tokens), cu_seqlens, positions)
 
 
-def trunk(model: MiMoForCausalLM, ids: Tensor, batch: Batch, *, recompute: bool = False) -> Trunk:
+def trunk(
+    model: MiMoForCausalLM,
+    ids: Tensor,
+    batch: Batch,
+    *,
+    recompute: bool = False,
+    replay_ids: Tensor | None = None,
+) -> Trunk:
     """Embedding and layers for ids int64 [N]; ``recompute`` keeps each layer's input only.
 
     The routing is each layer's own output: recomputation in the backward pass adds nothing to it.
+    replay_ids int32 [moe layers, N, K]: these experts instead of the routers' choice, in the
+    recomputation too; the weights come from the live router.
     """
     x = model.model.embed_tokens(ids)
     routing: list[Routing] = []
-    for layer in model.model.layers:
+    for i, layer in enumerate(model.model.layers):
+        replay = None
+        if replay_ids is not None and model.config.layer(i).moe:
+            replay = replay_ids[len(routing)]
         if recompute and torch.is_grad_enabled():
             x, _, _, routed = checkpoint(
-                layer, x, batch, use_reentrant=False, preserve_rng_state=False
+                layer, x, batch, None, replay, use_reentrant=False, preserve_rng_state=False
             )
         else:
-            x, _, _, routed = layer(x, batch)
+            x, _, _, routed = layer(x, batch, None, replay)
         if routed is not None:
             routing.append(routed)
     return Trunk(x, routing)

@@ -1,4 +1,4 @@
-"""A run's log as one picture: losses, MTP heads, expert loads, gradients, speed."""
+"""A run's log as one picture: losses, MTP heads, expert loads, gradients, speed, domains."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ def plot(run: str | Path, output: str | Path | None = None) -> Path:
     """
     records = read_metrics(run)
     steps = [record for record in records if record["kind"] == "step"]
-    evals = [record for record in records if record["kind"] == "eval"]
+    evals = [record for record in records if record["kind"] in ("eval", "score")]
     if not steps:
         raise CheckpointError(str(run), "metrics.jsonl", expected="at least one step", got="none")
     try:
@@ -33,12 +33,12 @@ def plot(run: str | Path, output: str | Path | None = None) -> Path:
     panels = [(title, draw) for title, needs, draw in _PANELS if needs(steps, evals)]
     figure = Figure(figsize=(12, 3 * ((len(panels) + 1) // 2)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots((len(panels) + 1) // 2, 2, squeeze=False).flat
+    axes = list(figure.subplots((len(panels) + 1) // 2, 2, squeeze=False).flat)
     for axis, (title, draw) in zip(axes, panels, strict=False):
         axis.set_title(title, loc="left")
         axis.set_xlabel("step")
         draw(figure, axis, steps, evals)
-    for axis in list(axes)[len(panels) :]:
+    for axis in axes[len(panels) :]:
         axis.remove()
 
     target = Path(run) / "metrics.png" if output is None else Path(output)
@@ -61,7 +61,7 @@ def _line(axis: Any, records: Records, name: str, **style: Any) -> None:
 
 def _losses(figure: Any, axis: Any, steps: Records, evals: Records) -> None:
     _line(axis, steps, "loss", label="training")
-    if evals:
+    if evals := [r for r in evals if "loss" in r]:
         _line(axis, evals, "loss", label="held out", marker="o", markersize=3)
         for domain in sorted({name for r in evals for name in r.get("domains", {})}):
             found = [(r["step"], r["domains"][domain]["loss"]) for r in evals
@@ -107,6 +107,29 @@ def _loads(figure: Any, axis: Any, steps: Records, evals: Records) -> None:
     figure.colorbar(image, ax=axis, label="load / mean")
 
 
+def _domains(name: str, label: str, *, sign: float = 1.0) -> Callable[..., None]:
+    """A value of every domain, from the scores if these have it, else from the steps."""
+
+    def draw(figure: Any, axis: Any, steps: Records, evals: Records) -> None:
+        for record in (records := evals if _in_domains(name)([], evals) else steps)[:1]:
+            for domain in sorted(record["domains"]):
+                found = [(r["step"], sign * r["domains"][domain][name]) for r in records
+                         if name in r["domains"].get(domain, {})]  # fmt: skip
+                if found:
+                    axis.plot(*zip(*found, strict=True), linewidth=1, label=domain)
+        axis.set_ylabel(label)
+        axis.legend(fontsize="small")
+
+    return draw
+
+
+def _in_domains(name: str) -> Callable[[Records, Records], bool]:
+    def has(steps: Records, evals: Records) -> bool:
+        return any(name in d for r in steps + evals for d in r.get("domains", {}).values())
+
+    return has
+
+
 def _curve(name: str, label: str) -> Callable[..., None]:
     def draw(figure: Any, axis: Any, steps: Records, evals: Records) -> None:
         _line(axis, steps, name)
@@ -123,7 +146,16 @@ def _has(name: str) -> Callable[[Records, Records], bool]:
 _PANELS = (
     ("loss", _has("loss"), _losses),
     ("MTP heads", lambda steps, evals: all(r.get("mtp") for r in steps), _heads),
-    ("acceptance length", lambda steps, evals: bool(evals), _acceptance),
+    (
+        "acceptance length",
+        lambda steps, evals: any("accept_length" in r for r in evals),
+        _acceptance,
+    ),
+    ("held-out scores", _in_domains("score"), _domains("score", "score")),
+    ("rewards", _in_domains("reward"), _domains("reward", "mean of the rollouts")),
+    ("reverse KL", _in_domains("gap"), _domains("gap", "nats per token", sign=-1.0)),
+    ("sampler against policy", _has("mismatch"), _curve("mismatch", "|log pi - log mu|")),
+    ("entropy", _has("entropy"), _curve("entropy", "nats per token")),
     ("expert loads", _has("loads"), _loads),
     ("gradient norm", _has("grad_norm"), _curve("grad_norm", "before clipping")),
     ("zero gradients", _has("zero_grads"), _curve("zero_grads", "share of elements")),

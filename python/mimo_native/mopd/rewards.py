@@ -1,0 +1,79 @@
+"""Outcome rewards: Python callables, a few built-in verifiers, and what is done with a bad one."""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from ..errors import ShapeError, UnsupportedError
+
+__all__ = ["Reward", "arithmetic", "exact", "outcome", "resolve_reward"]
+
+Text = str | Sequence[int]
+Reward = Callable[[Text, Text | None, Text], float]
+"""(completion, answer, prompt) -> a finite number. Text, or token ids without a tokenizer."""
+
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:/\d+)?")
+
+
+def exact(completion: Text, answer: Text | None, prompt: Text) -> float:
+    """1 where the completion is the answer, white space at the ends apart."""
+    if isinstance(completion, str):
+        return float(isinstance(answer, str) and completion.strip() == answer.strip())
+    return float(answer is not None and list(completion) == list(answer))
+
+
+def arithmetic(completion: Text, answer: Text | None, prompt: Text) -> float:
+    """1 where the last number of the completion is that of the answer."""
+    got, want = _last_number(completion), _last_number(answer)
+    return float(got is not None and want is not None and math.isclose(got, want, rel_tol=1e-9))
+
+
+def _last_number(text: Text | None) -> float | None:
+    found = _NUMBER.findall(text) if isinstance(text, str) else []
+    if not found:
+        return None
+    top, _, bottom = found[-1].partition("/")
+    return float(top) / float(bottom) if bottom and float(bottom) else float(top)
+
+
+_BUILT_IN: dict[str, Reward] = {"exact": exact, "arithmetic": arithmetic}
+
+
+def resolve_reward(name: str, given: Mapping[str, Reward]) -> Reward:
+    """A callable given to ``run``, or a built-in verifier. Raises UnsupportedError, ShapeError."""
+    if name in given:
+        return given[name]
+    if name in ("unit_tests", "code"):
+        raise UnsupportedError(
+            "mopd",
+            ["running code that a model wrote needs a sandbox without network; there is none here"],
+            remedy="Give run() a callable of your own that provides one.",
+        )
+    if name not in _BUILT_IN:
+        expected = f"one of {sorted({*_BUILT_IN, *given})}"
+        raise ShapeError("mopd", "reward", expected=expected, got=repr(name))
+    return _BUILT_IN[name]
+
+
+def outcome(
+    domain: str, reward: Reward, completion: Text, answer: Text | None, prompt: Text
+) -> float:
+    """The reward's value. Raises ShapeError where it raises or returns no finite number."""
+    try:
+        value = float(reward(completion, answer, prompt))
+    except Exception as error:
+        got = f"{type(error).__name__}: {error}"
+        raise _bad(domain, got) from error
+    if not math.isfinite(value):
+        raise _bad(domain, str(value))
+    return value
+
+
+def _bad(domain: str, got: str) -> ShapeError:
+    return ShapeError(
+        "mopd",
+        f"reward of domain {domain!r}",
+        expected="a finite number",
+        got=got,
+        remedy='Correct it, or set on_bad="skip" to leave such rollouts out and count them.',
+    )

@@ -1,0 +1,221 @@
+"""The runs of the speedrun: a student, its specialists, and what is distilled from them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ...inference import Sampling, generate
+from ...loading import load
+from ...nn import MiMoForCausalLM
+from ...training.state import copy_tokenizer
+from ...weights.resolve import resolve_model
+from ..config import Domain, LossConfig, MopdConfig, ScoreConfig, SftConfig
+from ..prompts import read_prompts
+from ..run import run
+from ..sft import sft
+from .tasks import SELF, TASKS, write_tasks
+
+__all__ = ["BY_REWARD", "Recipe", "Size"]
+
+BY_REWARD = ("reverse", "shift")  # these specialists come from GRPO, the others from clean answers
+_BASE = "nano"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much of everything: steps of each stage and prompts of each score."""
+
+    student: int
+    specialist: int
+    reward: int
+    distil: int
+    train: int = 20_000
+    heldout: int = 500
+    curve_every: int = 5
+    curve_prompts: int = 128
+    rollouts: int = 256
+    defect: float = 0.25
+
+
+class Recipe:
+    """Every stage writes into its own directory of ``output`` and goes on where it stopped."""
+
+    def __init__(self, output: str | Path, size: Size, *, seed: int = 0, progress: bool = False):
+        self.output, self.size, self.seed, self.progress = Path(output), size, seed, progress
+        self.tasks = write_tasks(
+            self.output / "tasks",
+            train=size.train,
+            heldout=size.heldout,
+            defect=size.defect,
+            seed=seed,
+        )
+
+    def model(self, stage: str) -> str:
+        return str(self.output / stage / "final")
+
+    # ------------------------------------------------------------------ stages
+
+    def student(self) -> None:
+        """nano, taught every task with its defect, and its own text beside."""
+        self._sft("student", resolve_model(_BASE), {n: ".defect" for n in TASKS}, self.size.student)
+
+    def specialist(self, task: str) -> None:
+        """The student, better at one task: by rewards or by clean answers."""
+        stage = f"specialist-{task}"
+        if task in BY_REWARD:
+            domains = {task: replace(self._domain(task), reward="exact")}
+            self._policy(stage, domains, LossConfig(alpha=1.0), group=8, steps=self.size.reward)
+        else:
+            self._sft(stage, self.model("student"), {task: ""}, self.size.specialist, text=False)
+
+    def distil(self, stage: str, *, alpha: float, teachers: bool = True) -> None:
+        """The student taught by all specialists, by rewards, or by both."""
+        domains = {
+            task: replace(
+                self._domain(task),
+                teacher=task if teachers else None,
+                reward="exact",
+            )
+            for task in TASKS
+        }
+        if teachers:
+            domains[SELF] = replace(self._domain(SELF), teacher="self", weight=0.5)
+        group = 1 if alpha == 0 else (2 if teachers else 8)
+        self._policy(
+            stage,
+            domains,
+            LossConfig(alpha=alpha),
+            group=group,
+            steps=self.size.distil,
+            teachers={task: self.model(f"specialist-{task}") for task in TASKS} if teachers else {},
+            mtp_weight=0.1 if teachers else 0.0,
+            curve=True,
+        )
+
+    # ------------------------------------------------------------------ what it is compared with
+
+    def averaged(self) -> None:
+        """The mean of the specialists' parameters."""
+        path = Path(self.model("averaged"))
+        if path.exists():
+            return
+        models = [
+            MiMoForCausalLM.from_pretrained(
+                self.model(f"specialist-{task}"), dtype=torch.bfloat16
+            ).unpack()
+            for task in TASKS
+        ]
+        with torch.no_grad():
+            for mine, *others in zip(*(m.parameters() for m in models), strict=True):
+                total = mine.float()
+                for other in others:
+                    total += other.float()
+                mine.copy_(total / len(models))
+        models[0].save_pretrained(path)
+        copy_tokenizer(self.model("student"), path)
+
+    def offline(self) -> None:
+        """The student fine-tuned on the specialists' own samples, as many as distillation draws."""
+        directory = self.output / "samples"
+        count = self.size.distil * self.size.rollouts // len(TASKS)
+        for task in TASKS:
+            self._sample(task, directory / f"{task}.jsonl", count)
+        steps = self.size.distil
+        self._sft("offline", self.model("student"), {n: "" for n in TASKS}, steps, home=directory)
+
+    def _sample(self, task: str, path: Path, count: int) -> None:
+        if path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        model, tokenizer = load(self.model(f"specialist-{task}"))
+        vocab = model.config.vocab_size
+        prompts = read_prompts(task, self.tasks / f"{task}.jsonl", tokenizer, vocab)[:count]
+        done = generate(
+            model,
+            [prompt.ids for prompt in prompts],
+            sampling=[Sampling(max_tokens=12, seed=i) for i in range(len(prompts))],
+            max_batch=64,
+        )
+        rows = [
+            {"prompt": prompt.text, "answer": completion.text}
+            for prompt, completion in zip(prompts, done, strict=True)
+            if completion.text
+        ]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    # ------------------------------------------------------------------ runs
+
+    def _domain(self, name: str, part: str = "", home: Path | None = None) -> Domain:
+        return Domain(
+            prompts=str((home or self.tasks) / f"{name}{part}.jsonl"),
+            heldout=str(self.tasks / f"{name}.heldout.jsonl"),
+            reward=None if name == SELF else "exact",
+        )
+
+    def _sft(
+        self,
+        stage: str,
+        init: str | Path,
+        parts: Mapping[str, str],
+        steps: int,
+        *,
+        text: bool = True,
+        home: Path | None = None,
+    ) -> None:
+        domains = {name: self._domain(name, part, home) for name, part in parts.items()}
+        if text:
+            domains[SELF] = replace(self._domain(SELF), weight=0.5)
+        sft(
+            SftConfig(
+                output=str(self.output / stage),
+                init=str(init),
+                domains=domains,
+                steps=steps,
+                prompts_per_step=128,
+                lr=2e-3 if stage == "student" else 5e-4,
+                warmup=10,
+                cooldown=steps // 4,
+                max_new_tokens=12,
+                seed=self.seed,
+                score=ScoreConfig(prompts=self.size.curve_prompts),
+            ),
+            progress=self.progress,
+        )
+
+    def _policy(
+        self,
+        stage: str,
+        domains: Mapping[str, Domain],
+        loss: LossConfig,
+        *,
+        group: int,
+        steps: int,
+        teachers: Mapping[str, str] | None = None,
+        mtp_weight: float = 0.0,
+        curve: bool = False,
+    ) -> None:
+        run(
+            MopdConfig(
+                output=str(self.output / stage),
+                init=self.model("student"),
+                domains=domains,
+                teachers=teachers or {},
+                loss=loss,
+                steps=steps,
+                prompts_per_step=self.size.rollouts // group,
+                rollouts_per_prompt=group,
+                max_new_tokens=12,
+                lr=5e-4,
+                warmup=2,
+                cooldown=steps // 3,
+                mtp_weight=mtp_weight,
+                seed=self.seed,
+                score=ScoreConfig(
+                    every=self.size.curve_every if curve else 0, prompts=self.size.curve_prompts
+                ),
+            ),
+            progress=self.progress,
+        )
