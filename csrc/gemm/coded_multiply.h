@@ -15,12 +15,13 @@ namespace {
 // Rows up to which a tile decodes in registers.
 constexpr int kFewRows = MN_LEVEL >= 2 ? kCodedRows : 6;
 
-// Panels side by side in one tile: few rows need several streams and chains of sums, and
-// accumulators, one step of weights and what a codec keeps have to fit.
+// Panels side by side in one tile: few rows need several chains of sums, and accumulators, one step
+// of weights and what a codec keeps have to fit. Chains of bytes are shorter.
 template <class T>
 constexpr int coded_panels(int rows) {
 #if MN_LEVEL >= 2
-  if (T::kDepth > 1) return rows <= 2 ? 4 : rows <= 5 ? 2 : 1;
+  if (T::kDepth == 4) return rows <= 2 ? 2 : 1;
+  if (T::kDepth == 2) return rows <= 2 ? 4 : rows <= 5 ? 2 : 1;
   return rows <= 1 ? 4 : rows <= 4 ? 2 : 1;
 #else
   return rows <= 2 ? 2 : 1;
@@ -63,6 +64,14 @@ constexpr CodedTiles<Codec, T, 2> kCoded2{};
 template <class Codec, class T>
 constexpr CodedTiles<Codec, T, 4> kCoded4{};
 
+// Bytes of the next panel that each tile of a block brings into L2 per granule: an equal part, so
+// that memory is neither idle nor waited for; nothing where a panel is read only once.
+MN_INLINE int64_t later_bytes(const CodedBlock& block, int64_t panel_bytes, int64_t granules) {
+  if (block.count <= block.height) return 0;
+  const int64_t steps = (block.count + block.height - 1) / block.height * granules;
+  return (panel_bytes + steps - 1) / steps;
+}
+
 template <class Codec, class T>
 void multiply_in_registers(const CodedBlock& block) {
   const int64_t granules = (block.inputs + kGranule - 1) / kGranule;
@@ -71,6 +80,7 @@ void multiply_in_registers(const CodedBlock& block) {
   tile.granules = granules;
   tile.ldc = block.ldc;
   tile.panel_bytes = Codec::kCoding.panel_bytes(block.inputs);
+  tile.later_bytes = later_bytes(block, tile.panel_bytes, granules);
   for (int p = 0, n; p < block.panel_count; p += n) {
     const int left = block.panel_count - p;
     const int most = coded_panels<T>(block.height);
@@ -82,6 +92,7 @@ void multiply_in_registers(const CodedBlock& block) {
       const int rows = block.count - row < block.height ? block.count - row : block.height;
       tile.a = static_cast<const typename T::Value*>(block.rows) + row * row_values;
       tile.c = block.c + row * block.ldc + p * kPanel;
+      tile.later = next + row / block.height * granules * tile.later_bytes;
       (n == 4   ? kCoded4<Codec, T>.of_rows
        : n == 2 ? kCoded2<Codec, T>.of_rows
                 : kCoded1<Codec, T>.of_rows)[rows - 1](tile);

@@ -10,12 +10,9 @@ namespace mn::MN_ISA {
 namespace {
 
 constexpr int kSteps = kGranule / 2;  // of a granule
-// Bytes from a load of codes to its prefetch, by the streams side by side and the bytes of a step:
-// what memory returns within its latency, and more where lines are used up quickly.
-constexpr int64_t codes_ahead(int panels, int step_bytes) {
-  if (panels == 1) return 8192;
-  return panels == 2 && step_bytes == 64 ? 6144 : 4096;
-}
+// Bytes from a load of codes to its prefetch: what memory returns within its latency over all
+// streams.
+constexpr int64_t codes_ahead(int panels) { return 12288 / panels; }
 
 // The same where so many bytes of the panel are left: at its end, what is read in its place
 // afterwards, `jump` bytes beyond it.
@@ -43,6 +40,10 @@ struct CodedTile {
   const uint8_t* b[4];
   int64_t granules;
   int64_t panel_bytes, jump;  // from the end of a panel to the one read in its place afterwards
+  // What a later tile reads, so many bytes of it per granule. Products of bytes bring it into L2;
+  // the others leave memory time enough.
+  const uint8_t* later;
+  int64_t later_bytes;
   float* c;
   int64_t ldc;
 };
@@ -52,7 +53,7 @@ template <class Codec, class T, int R, int P>
 void coded_tile(const CodedTile<T>& args) {
   constexpr int V = 2 * P;
   constexpr Coding coding = Codec::kCoding;
-  constexpr int64_t in_flight = codes_ahead(P, Codec::kStepBytes);
+  constexpr int64_t in_flight = codes_ahead(P);
   const typename T::Value* a = args.a;
   int64_t bytes = args.panel_bytes, ahead = in_flight;
   const uint8_t* b[P];

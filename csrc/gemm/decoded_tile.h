@@ -116,7 +116,7 @@ template <class Codec, class T>
 MN_INLINE const uint8_t* decode_chunk(const uint8_t* b, int granules, bool at_header,
                                       Decoded<T>& w) {
   constexpr Coding coding = Codec::kCoding;
-  constexpr int64_t ahead = codes_ahead(1, Codec::kStepBytes);
+  constexpr int64_t ahead = codes_ahead(1);
   typename T::Value* to = w.values;
   for (int g = 0; g < granules; ++g) {
     if (coding.granules == 0 ? at_header && g == 0 : g % coding.granules == 0) {

@@ -87,7 +87,7 @@ void quantised_tile(const CodedTile<QuantisedRows>& args) {
   constexpr int V = 2 * P;
   constexpr Coding coding = Codec::kCoding;
   constexpr bool by_row = coding.granules == 0;
-  constexpr int64_t in_flight = codes_ahead(P, Codec::kStepBytes);
+  constexpr int64_t in_flight = codes_ahead(P);
   const auto* a = args.a;
   int64_t bytes = args.panel_bytes;
   const uint8_t *b[P], *header[P];
@@ -96,11 +96,14 @@ void quantised_tile(const CodedTile<QuantisedRows>& args) {
     header[p] = args.b[p];
     b[p] = args.b[p] + (by_row ? coding.header_bytes : 0);
   }
+  const uint8_t* later = args.later;
   f32x16 total[R][V];
   zero(total);
   for (int64_t g = 0; g < args.granules; ++g) {
     const int64_t ahead = ahead_of(bytes, in_flight, args.jump);
     bytes -= coding.granule_bytes + (by_row ? 0 : coding.header_bytes);
+    for (const uint8_t* end = later + args.later_bytes; later < end; later += 64)
+      prefetch_l2(later);
     if constexpr (!by_row) {
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p) {
