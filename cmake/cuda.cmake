@@ -65,6 +65,8 @@ target_include_directories(mn_cuda_sm80 PRIVATE csrc)
 # The PTX stays plain text, so that the interpreter of csrc/ptxsim runs the very code that ships.
 target_compile_options(mn_cuda_sm80 PRIVATE -O3 -lineinfo --no-compress -Werror all-warnings -Xcompiler=-Wall,-Wextra,-Werror)
 
+include(cmake/cutlass.cmake)
+
 # The .cu file of its own makes CMake link the CUDA runtime.
 pybind11_add_module(_cuda MODULE NO_EXTRAS ${MN_CUDA_BINDINGS} csrc/runtime/cuda/device.cu)
 target_include_directories(_cuda PRIVATE csrc)
@@ -72,7 +74,8 @@ target_compile_definitions(_cuda PRIVATE MN_CUDART="${cudart}")
 target_compile_options(_cuda PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${MN_CXX_FLAGS}>)
 # CMake leaves the toolkit's headers to nvcc; the bindings are plain C++ and include cuda_runtime_api.h.
 target_include_directories(_cuda SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
-set(MN_CUDA_OBJECTS mn_cuda_sm80)  # an architecture of its own adds its library here
+set(MN_CUDA_OBJECTS mn_cuda_sm80 ${MN_CUTLASS_OBJECTS})
+target_compile_definitions(_cuda PRIVATE ${MN_CUTLASS_DEFINITIONS})
 target_link_libraries(_cuda PRIVATE mn_runtime ${MN_CUDA_OBJECTS})
 target_link_options(_cuda PRIVATE -Wl,--exclude-libs,ALL)
 if(cudart STREQUAL "shared")
@@ -83,4 +86,4 @@ endif()
 install(TARGETS _cuda LIBRARY DESTINATION mimo_native COMPONENT python)
 
 string(REPLACE ";" " " MN_CUDA_ARCHS_TEXT "${MIMO_CUDA_ARCHS}")
-string(APPEND MN_CUDA_TEXT ", ${cudart} CUDA runtime, ${MN_CUDA_ARCHS_TEXT}")
+string(APPEND MN_CUDA_TEXT ", ${cudart} CUDA runtime, ${MN_CUDA_ARCHS_TEXT}, ${MN_CUTLASS_TEXT}")

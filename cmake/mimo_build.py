@@ -6,6 +6,7 @@ one. Nothing here, and nothing in pyproject.toml, requires torch: the extension 
 """
 
 import os
+import shutil
 
 from scikit_build_core import build as _backend
 from scikit_build_core.build import (
@@ -28,6 +29,7 @@ __all__ = [
     "prepare_metadata_for_build_wheel",
 ]
 
+_DEFAULT_NVCC = "/usr/local/cuda/bin/nvcc"
 TOOLKIT = (
     "nvidia-cuda-nvcc",
     "nvidia-nvvm",
@@ -36,12 +38,16 @@ TOOLKIT = (
     "nvidia-cuda-cccl",
 )
 TOOLKIT_VERSION = "13.0.*"
+CUTLASS = "nvidia-cutlass==4.2.0.0"  # headers only
 
 
 def _cuda_requirements() -> list[str]:
-    if os.environ.get("MIMO_CUDA", "AUTO").lower() != "pip":
-        return []
-    return [f"{package}=={TOOLKIT_VERSION}" for package in TOOLKIT]
+    cuda = os.environ.get("MIMO_CUDA", "AUTO").lower()
+    from_pip = cuda == "pip"
+    found = cuda in ("auto", "on") and (shutil.which("nvcc") or os.path.exists(_DEFAULT_NVCC))
+    cutlass = os.environ.get("MIMO_CUTLASS", "AUTO").lower() in ("auto", "on")
+    toolkit = [f"{package}=={TOOLKIT_VERSION}" for package in TOOLKIT] if from_pip else []
+    return [*toolkit, CUTLASS] if cutlass and (from_pip or found) else toolkit
 
 
 def get_requires_for_build_wheel(config_settings: dict | None = None) -> list[str]:

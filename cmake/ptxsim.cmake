@@ -116,7 +116,7 @@ target_compile_definitions(_ptxsim PRIVATE PTXSIM_CUDART)
 # The CUDA module once more, from the same objects and bindings, on the simulated runtime.
 pybind11_add_module(_cuda_sim MODULE NO_EXTRAS ${MN_CUDA_BINDINGS} csrc/runtime/cuda/device.cu)
 target_include_directories(_cuda_sim PRIVATE csrc)
-target_compile_definitions(_cuda_sim PRIVATE MN_CUDART="simulated" MN_SIMULATED_GPU)
+target_compile_definitions(_cuda_sim PRIVATE MN_CUDART="simulated" MN_SIMULATED_GPU ${MN_CUTLASS_DEFINITIONS})
 target_compile_options(_cuda_sim PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${MN_CXX_FLAGS}>)
 target_include_directories(_cuda_sim SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
 target_link_libraries(_cuda_sim PRIVATE mn_runtime ${MN_CUDA_OBJECTS} ptxsim)

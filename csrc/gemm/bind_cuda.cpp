@@ -1,4 +1,7 @@
 #include "gemm/arguments_cuda.h"
+#ifdef MN_HAVE_SM90A
+#include "gemm/grouped_sm90a.h"
+#endif
 #include "gemm/row_tiles_cuda.h"
 #include "runtime/cuda/module.h"
 #include "runtime/new_tensor.h"
@@ -30,6 +33,42 @@ void linear(const Tensor& x, const Tensor& w, std::nullptr_t, const Tensor& y) {
                       [&](cudaStream_t stream) { gemm_sm80(problem, plan, stream); });
 }
 
+// The newer kernel where the device has it, its tiles are full, and TMA serves the tensors.
+bool grouped_by_cutlass([[maybe_unused]] const GemmSm80Problem& p,
+                        [[maybe_unused]] const GemmSm80Plan& plan, [[maybe_unused]] const Gpu& gpu,
+                        [[maybe_unused]] const Tensor& x,
+                        [[maybe_unused]] const Tensor& group_sizes) {
+#ifdef MN_HAVE_SM90A
+  const bool bf16 = p.x_bf16 && p.w_bf16 && p.output == GemmOutput::bf16;
+  if (gpu.major != 9 || gpu.minor != 0 || !bf16 || plan.tile != kLargeTile) return false;
+  GroupedSm90aProblem problem{.rows = p.rows,
+                              .outputs = p.outputs,
+                              .inputs = p.inputs,
+                              .groups = p.groups,
+                              .x = p.x,
+                              .x_stride = p.x_stride,
+                              .w = p.w,
+                              .w_stride = p.w_stride,
+                              .group_stride = p.group_stride,
+                              .sizes = group_sizes.data,
+                              .wide_sizes = group_sizes.dtype == DType::i64,
+                              .y = p.y,
+                              .multiprocessors = gpu.multiprocessors,
+                              .workspace = nullptr};
+  if (!grouped_sm90a_serves(problem)) return false;
+  const int64_t bytes = grouped_sm90a_workspace(problem) + kWorkspaceAlignment;
+  const NewTensor workspace = new_tensor(x, DType::u8, {bytes});
+  const auto begin = reinterpret_cast<uintptr_t>(workspace.view.data);
+  problem.workspace = reinterpret_cast<void*>((begin + kWorkspaceAlignment - 1) /
+                                              kWorkspaceAlignment * kWorkspaceAlignment);
+  launch_on_device_of(x, "grouped_gemm",
+                      [&](cudaStream_t stream) { grouped_sm90a(problem, stream); });
+  return true;
+#else
+  return false;
+#endif
+}
+
 // The sizes stay on the device and are not checked: rows beyond their sum become zero, and what a
 // size claims beyond the last row is ignored.
 void grouped_gemm(const Tensor& x, const Tensor& w, std::nullptr_t, const Tensor& group_sizes,
@@ -47,9 +86,11 @@ void grouped_gemm(const Tensor& x, const Tensor& w, std::nullptr_t, const Tensor
       product_argument(check, rows, x.shape[0], weights, output_of(check, y, x));
   check_group_count(check, weights.layout.experts);
   if (y.numel() == 0) return;
-  const GemmSm80Plan plan = plan_product(check, problem, true, gpu_of(x.device_index, check.op()));
-  const NewTensor tiles = new_tensor(x, DType::i32, {plan.row_tiles, kRowTileWords});
+  const Gpu gpu = gpu_of(x.device_index, check.op());
+  const GemmSm80Plan plan = plan_product(check, problem, true, gpu);
   problem.y = y.data;
+  if (grouped_by_cutlass(problem, plan, gpu, x, group_sizes)) return;
+  const NewTensor tiles = new_tensor(x, DType::i32, {plan.row_tiles, kRowTileWords});
   problem.tiles = tiles.view.as<RowTile>();
   launch_on_device_of(x, check.op(), [&](cudaStream_t stream) {
     row_tiles_of_sizes_sm80({.sizes = group_sizes.data,

@@ -35,7 +35,7 @@ GemmSm80Plan plan_gemm_sm80(const GemmSm80Problem& p, bool grouped, const Gpu& g
                              : divide_up(p.rows, plan.shape.rows);
     plan.column_tiles = divide_up(p.outputs, plan.shape.columns);
   };
-  const int64_t rows_of_group = divide_up(p.rows, std::min(p.groups, p.rows));
+  const int64_t rows_of_group = divide_up(p.rows, std::clamp(p.groups, 1, p.rows));
   if (tile) {
     lay(*tile);
   } else if (!plan.wide) {

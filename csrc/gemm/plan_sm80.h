@@ -62,8 +62,8 @@ struct GemmSm80Plan {
   std::string describe() const;
 };
 
-// `problem.tiles` and `problem.y` are not looked at. Rows, outputs and groups are positive. With
-// `tile` the choice is made already; kMediumTile serves every problem.
+// `problem.tiles` and `problem.y` are not looked at. Rows and outputs are positive. With `tile` the
+// choice is made already; kMediumTile serves every problem.
 GemmSm80Plan plan_gemm_sm80(const GemmSm80Problem& problem, bool grouped, const Gpu& gpu,
                             std::optional<int> tile = std::nullopt);
 

@@ -5,12 +5,8 @@ namespace {
 
 __global__ void __launch_bounds__(kRowTileThreads) row_tiles_of_sizes(const RowTilesProblem p) {
   const int group = static_cast<int>(threadIdx.x);
-  int64_t size = 0;
-  if (group < p.groups)
-    size = p.wide_sizes ? static_cast<const int64_t*>(p.sizes)[group]
-                        : static_cast<const int32_t*>(p.sizes)[group];
   const int64_t rows = p.rows;
-  size = min(max(size, int64_t{0}), rows);
+  const int64_t size = group < p.groups ? size_of_group(p.sizes, p.wide_sizes, group, rows) : 0;
   __shared__ int64_t rows_of_warp[kRowTileThreads / 32];
   int64_t total;
   const int64_t before = sum_before(size, total, rows_of_warp);

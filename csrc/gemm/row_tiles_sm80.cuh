@@ -28,6 +28,13 @@ __device__ inline T sum_before(T value, T& total, T (&of_warp)[kRowTileThreads /
   return before + sum - value;
 }
 
+// Of the sizes that a caller gave: at least 0, at most `rows`, so that no sum of them overflows.
+__device__ inline int64_t size_of_group(const void* sizes, bool wide, int group, int64_t rows) {
+  const int64_t size =
+      wide ? static_cast<const int64_t*>(sizes)[group] : static_cast<const int32_t*>(sizes)[group];
+  return min(max(size, int64_t{0}), rows);
+}
+
 // Every thread has the rows [first, end) of the group of its number; ascending, without gaps.
 __device__ inline void write_row_tiles(int first, int end, int tile_rows, int row_tiles,
                                        RowTile* tiles) {

@@ -12,6 +12,7 @@ namespace mn {
 namespace {
 
 constexpr int kThreads = 128, kWarps = kThreads / 32;
+constexpr int kBlocksPerProcessor = 4;  // leaves 128 registers to a thread: nothing is spilled
 constexpr int kMostGroupsPerLane = kRouteMaxExperts / 2 / 32;
 constexpr int kStatsExperts = 32, kStatsStrands = 8;  // threads of a block
 
@@ -36,14 +37,13 @@ struct Scores {
   float divisor;       // of the exponentials
 
   __device__ Scores(const RouteProblem& p, const float* logits, int lane) : largest(0), divisor(1) {
-    const bool softmax = p.rule.scoring == Scoring::softmax;
     const int experts = static_cast<int>(p.experts);
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
       const int e = i * 32 + lane;
       of[i] = e < experts ? logits[e] : -INFINITY;
     }
-    if (!softmax) {
+    if (p.rule.scoring == Scoring::sigmoid) {
 #pragma unroll
       for (int i = 0; i < kPerLane; ++i) of[i] = sigmoid(of[i]);
       return;
@@ -63,13 +63,9 @@ struct Scores {
     for (int i = 0; i < kPerLane; ++i) of[i] /= divisor;
   }
 
-  // Of any lane's expert, to every lane.
-  __device__ float at(int id) const {
-    float score = 0;
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i)
-      if (i == id / 32) score = of[i];
-    return __shfl_sync(~0u, score, id % 32);
+  // The same score from its logit: a register could not be chosen by a number.
+  __device__ float of_logit(float x, bool softmax) const {
+    return softmax ? expf(x - largest) / divisor : sigmoid(x);
   }
 
   __device__ float sum() const {
@@ -128,14 +124,16 @@ __device__ int64_t replay_id(const RouteSm80Problem& p, int64_t token, int slot)
 }
 
 template <int kPerLane, bool kGroups>
-__global__ void __launch_bounds__(kThreads) route(const RouteSm80Problem problem) {
+__global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
+    route(const RouteSm80Problem problem) {
   const RouteProblem& p = problem.route;
   extern __shared__ float shared_keys[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t token = int64_t{blockIdx.x} * kWarps + warp;
   if (token >= p.tokens) return;
   const int experts = static_cast<int>(p.experts), slots = static_cast<int>(p.top_k);
-  const Scores<kPerLane> scores(p, p.logits + token * p.logits_stride, lane);
+  const float* logits = p.logits + token * p.logits_stride;
+  const Scores<kPerLane> scores(p, logits, lane);
 
   WarpKeys<kPerLane> keys;
   float* in_shared = shared_keys + warp * experts;
@@ -145,7 +143,7 @@ __global__ void __launch_bounds__(kThreads) route(const RouteSm80Problem problem
     const int e = i * 32 + lane;
     float key = scores.of[i];
     if (p.bias && e < experts) key += p.bias[e];
-    if (e < experts) number &= key == key;
+    number &= key == key;  // beyond the last expert it is 0
     keys.set(i, e < experts ? ordered(key) : 0);
     if (kGroups && e < experts) in_shared[e] = key;
   }
@@ -162,11 +160,12 @@ __global__ void __launch_bounds__(kThreads) route(const RouteSm80Problem problem
   int32_t* ids = p.ids + token * slots;
   float* weights = p.weights + token * slots;
   const float poison = __all_sync(~0u, number) ? 0.f : NAN;
+  const bool softmax = p.rule.scoring == Scoring::softmax;
   float score = 0, sum = 0;
   for (int slot = 0; slot < slots; ++slot) {
     const int64_t id = p.replay ? replay_id(problem, token, slot) : keys.take();
     const bool known = id >= 0 && id < experts;
-    const float s = scores.at(known ? static_cast<int>(id) : 0) + (known ? poison : NAN);
+    const float s = known ? scores.of_logit(logits[id], softmax) + poison : NAN;
     sum += s;
     if (slot % 32 != lane) continue;
     if (slot >= 32) weights[slot - 32] = score;

@@ -120,7 +120,7 @@ def probe_bandwidth(bytes: typing.SupportsInt | typing.SupportsIndex, threads: t
     """
 def probe_flops(dtype: str, threads: typing.SupportsInt | typing.SupportsIndex) -> float:
     """
-    Most floating-point operations per second that 'f32' or 'bf16' multiply-adds reach.
+    Most operations per second that 'f32', 'bf16' or 'int8' multiply-adds reach.
     """
 def release_scratch() -> None:
     """

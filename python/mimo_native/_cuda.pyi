@@ -1,7 +1,7 @@
 from __future__ import annotations
 import torch
 import typing
-__all__: list[str] = ['attention', 'attention_cached', 'attention_plan', 'attention_varlen', 'cache_commit', 'driver_version', 'expert_mlp', 'gemm_plan', 'grouped_gemm', 'linear', 'rms_norm', 'rope', 'rope_table', 'route', 'runtime_linkage', 'runtime_version', 'swiglu', 'swiglu_mlp', 'unavailable_reason']
+__all__: list[str] = ['attention', 'attention_cached', 'attention_plan', 'attention_varlen', 'build_draft_tree', 'cache_commit', 'driver_version', 'expert_mlp', 'gemm_plan', 'grouped_gemm', 'linear', 'rms_norm', 'rope', 'rope_table', 'route', 'runtime_linkage', 'runtime_version', 'sample', 'swiglu', 'swiglu_mlp', 'unavailable_reason', 'walk_tree']
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor | None, scale: typing.SupportsFloat | typing.SupportsIndex | None, causal: bool, window_keys: typing.SupportsInt | typing.SupportsIndex | None, sink: torch.Tensor | None, kv_lens: torch.Tensor | None) -> None:
     ...
 def attention_cached(q: torch.Tensor, k_new: torch.Tensor, v_new: torch.Tensor, cache_keys: torch.Tensor, cache_values: torch.Tensor, head_dim: typing.SupportsInt | typing.SupportsIndex, v_head_dim: typing.SupportsInt | typing.SupportsIndex, lengths: torch.Tensor, ring: bool, out: torch.Tensor, lse: torch.Tensor | None, cu_seqlens_q: torch.Tensor | None, ancestors: torch.Tensor | None, scale: typing.SupportsFloat | typing.SupportsIndex | None, window_keys: typing.SupportsInt | typing.SupportsIndex | None, sink: torch.Tensor | None) -> None:
@@ -11,6 +11,8 @@ def attention_plan(*, sequences: typing.SupportsInt | typing.SupportsIndex, toke
     How a call would be laid over a GPU; csrc/attention/plan_sm80.h has the fields.
     """
 def attention_varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor | None, cu_seqlens_q: torch.Tensor, cu_seqlens_k: torch.Tensor, scale: typing.SupportsFloat | typing.SupportsIndex | None, causal: bool, window_keys: typing.SupportsInt | typing.SupportsIndex | None, sink: torch.Tensor | None) -> None:
+    ...
+def build_draft_tree(tokens: torch.Tensor, parents: torch.Tensor, root_position: typing.SupportsInt | typing.SupportsIndex) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     ...
 def cache_commit(keys: torch.Tensor, values: torch.Tensor, k_new: torch.Tensor, v_new: torch.Tensor, table: torch.Tensor) -> None:
     ...
@@ -44,6 +46,8 @@ def runtime_version() -> str:
     """
     CUDA version of the runtime, as in '13.0'.
     """
+def sample(logits: torch.Tensor, seed: torch.Tensor, position: torch.Tensor, temperature: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    ...
 def swiglu(gate_up: torch.Tensor, y: torch.Tensor) -> None:
     ...
 def swiglu_mlp(x: torch.Tensor, w_gate_up: torch.Tensor, gate_up_layout: None, w_down: torch.Tensor, down_layout: None, saved: None, y: torch.Tensor) -> None:
@@ -52,3 +56,5 @@ def unavailable_reason() -> str:
     """
     Why no kernel can run on this machine; empty when one can.
     """
+def walk_tree(tokens: torch.Tensor, parents: torch.Tensor, drawn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    ...

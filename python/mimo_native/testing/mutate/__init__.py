@@ -8,7 +8,7 @@ difference.
     python -m mimo_native.testing.mutate rms_norm
 """
 
-from . import gemm_cases  # registers its subjects
+from . import experts_cases, gemm_cases, routing_cases  # register their subjects
 from .campaign import Outcome, Result, run
 from .mutations import Mutation, apply, mutations
 from .subjects import SUBJECTS, Subject, register
@@ -20,8 +20,10 @@ __all__ = [
     "Result",
     "Subject",
     "apply",
+    "experts_cases",
     "gemm_cases",
     "mutations",
     "register",
+    "routing_cases",
     "run",
 ]

@@ -1,4 +1,9 @@
-"""Cases of the product kernels: every tile, output and way of loading, with and without edges."""
+"""Cases of the product kernels: every tile, output and way of loading, with and without edges.
+
+Inputs lie between NaNs, so that a value too many shows, and results between rows that are checked.
+"""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -7,14 +12,25 @@ from ... import ops
 from ..gpu import SimulatedGpu
 from .subjects import Case, register
 
-__all__: list[str] = []
+__all__ = ["PRODUCTS", "close", "numbers"]
 _F32, _BF16 = torch.float32, torch.bfloat16
 _TOLERANCE = {_BF16: 2.0**-7, _F32: 1e-5}
+_MARGIN = 8  # NaNs before and behind a row, or one less than that: nothing is then aligned
 
 
-def _numbers(*shape: int, dtype: torch.dtype) -> Tensor:
+def numbers(*shape: int, dtype: torch.dtype, aligned: bool = True) -> Tensor:
+    """Normal numbers; the last dimension is cut out of longer rows of NaNs."""
     generator = torch.Generator().manual_seed(sum(shape))
-    return torch.randn(*shape, generator=generator).to(dtype)
+    first = _MARGIN if aligned else _MARGIN - 1
+    padded = -(-shape[-1] // _MARGIN) * _MARGIN + 2 * _MARGIN
+    rows = torch.full((*shape[:-1], padded), torch.nan, dtype=dtype)
+    view = rows[..., first : first + shape[-1]]
+    return view.copy_(torch.randn(*shape, generator=generator))
+
+
+def close(got: Tensor, want: Tensor) -> None:
+    tolerance = _TOLERANCE[got.dtype]
+    torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance)
 
 
 def _linear(
@@ -24,26 +40,24 @@ def _linear(
     dtype: torch.dtype,
     out: torch.dtype,
     weight: torch.dtype | None = None,
-    first: int = 0,
+    aligned: bool = True,
 ) -> Case:
-    """``first`` values of each row are left out: nothing lies at a multiple of 16 bytes."""
-
     def case(_: SimulatedGpu) -> None:
-        x = _numbers(m, k + first, dtype=dtype)[:, first:]
-        w = _numbers(n, k + first, dtype=weight or dtype)[:, first:]
-        y = ops.linear(x, w, out_dtype=out)
-        tolerance = _TOLERANCE[out]
-        want = x.double() @ w.double().T
-        torch.testing.assert_close(y.double(), want, rtol=tolerance, atol=tolerance)
+        x = numbers(m, k, dtype=dtype, aligned=aligned)
+        w = numbers(n, k, dtype=weight or dtype, aligned=aligned)
+        close(ops.linear(x, w, out_dtype=out), x.double() @ w.double().T)
 
     return case
 
 
-def _grouped(sizes: tuple[int, ...], rows: int, n: int, k: int, dtype: torch.dtype) -> Case:
+def _grouped(
+    sizes: Sequence[int], rows: int, n: int, k: int, dtype: torch.dtype, aligned: bool = True
+) -> Case:
     """Rows beyond the sizes are to be zero."""
 
     def case(_: SimulatedGpu) -> None:
-        x, w = _numbers(rows, k, dtype=dtype), _numbers(len(sizes), n, k, dtype=dtype)
+        x = numbers(rows, k, dtype=dtype, aligned=aligned)
+        w = numbers(len(sizes), n, k, dtype=dtype, aligned=aligned)
         integer = torch.int32 if rows % 2 else torch.int64
         y = ops.grouped_gemm(x, w, torch.tensor(sizes, dtype=integer))
         want, row = torch.zeros(rows, n, dtype=torch.float64), 0
@@ -51,25 +65,37 @@ def _grouped(sizes: tuple[int, ...], rows: int, n: int, k: int, dtype: torch.dty
             end = min(row + max(size, 0), rows)
             want[row:end] = x[row:end].double() @ w[group].double().T
             row = end
-        tolerance = _TOLERANCE[dtype]
-        torch.testing.assert_close(y.double(), want, rtol=tolerance, atol=tolerance)
+        close(y, want)
 
     return case
 
 
-# The simulated device has four processors: the last of each list fills it with large tiles.
-_SHAPES = ((1, 5, 8), (16, 64, 192), (3, 70, 456), (64, 128, 320), (33, 41, 72), (385, 136, 200))
-register(
-    "gemm",
-    *(_linear(*shape, _BF16, out) for shape in _SHAPES for out in (_BF16, _F32)),
-    *(_linear(*shape, _BF16, out, first=1) for out in (_BF16, _F32)
-      for shape in ((20, 65, 195), (64, 64, 64))),
-    *(_linear(*shape, x, out, _F32, first) for x in (_BF16, _F32) for out in (_BF16, _F32)
-      for shape, first in (((8, 64, 256), 0), ((3, 37, 264), 0), ((64, 64, 128), 0),
-                           ((70, 41, 40), 0), ((64, 64, 64), 1), ((5, 65, 99), 1))),
-    *(_grouped(sizes, 300, 40, 72, dtype) for dtype in (_BF16, _F32)
-      for sizes in ((100, 0, 70, 130), (5, 0, 295), (200, 0, 100, 7))),
+# The simulated device has four processors: 385 rows fill it with large tiles. The last rows of a
+# tile end at each of the places where a warp may find them.
+_BF16_SHAPES = (
+    *((1, 5, 8), (9, 6, 8), (16, 64, 192), (3, 70, 456)),
+    *((64, 128, 320), (33, 41, 72), (41, 3, 8), (49, 3, 8), (57, 3, 8)),
+    *((385 + 8 * i, 10, 8) for i in range(8)),
+    *((385, 136, 200), (512, 128, 192)),
+)
+_F32_SHAPES = (
+    *((8, 64, 256), (3, 37, 264), (1, 17, 8), (64, 64, 128), (70, 41, 40), (17, 30, 8)),
+    *((33, 49, 8), (49, 1, 8)),
+)
+PRODUCTS: tuple[Case, ...] = (
+    *(_linear(*shape, _BF16, out) for shape in _BF16_SHAPES for out in (_BF16, _F32)),
+    *(_linear(*shape, _BF16, out, aligned=False) for out in (_BF16, _F32)
+      for shape in ((20, 65, 195), (64, 64, 64), *((33 + 8 * k, 3, k) for k in range(1, 9)))),
+    *(_linear(*shape, x, out, _F32) for x in (_BF16, _F32) for out in (_BF16, _F32)
+      for shape in _F32_SHAPES),
+    *(_linear(*shape, x, out, _F32, False) for x in (_BF16, _F32) for out in (_BF16, _F32)
+      for shape in ((64, 64, 64), (5, 65, 99), *((17 + 8 * k, 5, k) for k in range(1, 9)))),
+    *(_grouped(sizes, 300, 40, 72, dtype, aligned) for dtype in (_BF16, _F32)
+      for aligned in (True, False)
+      for sizes in ((100, 0, 70, 129), (5, 0, 290), (200, 0, 100, 7), (100, 199))),
     *(_grouped((17, 0, 16, -3, 1, 4), 41, 24, 16, dtype) for dtype in (_BF16, _F32)),
     _grouped((2**31 - 1,) * 3, 11, 24, 16, _BF16),
     _grouped((1,) * 40 + (0,) * 983, 300, 8, 8, _BF16),
+    _grouped((), 20, 8, 8, _BF16),
 )  # fmt: skip
+register("gemm", *PRODUCTS)

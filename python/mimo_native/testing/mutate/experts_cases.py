@@ -1,0 +1,100 @@
+"""Cases of the routed layers: the sort, both products, the sum over the slots, SwiGLU."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+from ... import ops
+from ..gpu import SimulatedGpu
+from .gemm_cases import PRODUCTS, numbers
+from .subjects import Case, register
+
+__all__: list[str] = []
+_F32, _BF16 = torch.float32, torch.bfloat16
+
+
+def _close(got: Tensor, want: Tensor) -> None:
+    tolerance = 2.0**-5 if got.dtype == _BF16 else 1e-4
+    torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def _mlp(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    gate, value = (x.double() @ up.double().T).chunk(2, dim=-1)
+    return (silu(gate) * value) @ down.double().T
+
+
+def _weights(*lead: int, width: int, ffn: int, dtype: torch.dtype, aligned: bool) -> list[Tensor]:
+    up = numbers(*lead, 2 * ffn, width, dtype=dtype, aligned=aligned)
+    down = numbers(*lead, width, ffn, dtype=dtype, aligned=aligned)
+    return [up.mul_(width**-0.5), down.mul_(ffn**-0.5)]
+
+
+def _dense(
+    tokens: int, width: int, ffn: int, dtype: torch.dtype, weight: torch.dtype, aligned: bool = True
+) -> Case:
+    def case(_: SimulatedGpu) -> None:
+        x = numbers(tokens, width, dtype=dtype, aligned=aligned)
+        weights = _weights(width=width, ffn=ffn, dtype=weight, aligned=aligned)
+        _close(ops.swiglu_mlp(x, *weights), _mlp(x, *weights))
+
+    return case
+
+
+def _routed(
+    tokens: int, slots: int, experts: int, dtype: torch.dtype, weight: torch.dtype,
+    width: int = 16, ffn: int = 24, aligned: bool = True, stray: bool = False,
+) -> Case:  # fmt: skip
+    """``stray``: some ids are no expert's, and their tokens NaN."""
+
+    def case(_: SimulatedGpu) -> None:
+        x = numbers(tokens, width, dtype=dtype, aligned=aligned)
+        weights = _weights(experts, width=width, ffn=ffn, dtype=weight, aligned=aligned)
+        generator = torch.Generator().manual_seed(tokens)
+        ids = torch.randint(experts, (tokens, slots), generator=generator, dtype=torch.int32)
+        if stray:
+            ids[1::5, 0], ids[2::7, slots - 1] = -1, experts
+        share = torch.rand(tokens, slots, generator=generator)
+        want = torch.zeros(tokens, width, dtype=torch.float64)
+        for expert in range(experts):
+            token, slot = (ids == expert).nonzero(as_tuple=True)
+            part = _mlp(x[token], weights[0][expert], weights[1][expert])
+            want.index_add_(0, token, part * share[token, slot, None].double())
+        want[((ids < 0) | (ids >= experts)).any(-1)] = torch.nan
+        _close(ops.expert_mlp(x, *weights, ids, share), want)
+
+    return case
+
+
+def _swiglu(rows: int, ffn: int, dtype: torch.dtype, aligned: bool = True) -> Case:
+    def case(_: SimulatedGpu) -> None:
+        gate_up = numbers(rows, 2 * ffn, dtype=dtype, aligned=aligned)
+        gate, up = gate_up.double().chunk(2, dim=-1)
+        _close(ops.swiglu(gate_up), silu(gate) * up)
+
+    return case
+
+
+_KINDS = ((_BF16, _BF16), (_F32, _F32), (_BF16, _F32))
+register(
+    "experts",
+    *PRODUCTS,
+    *(_dense(n, 16, f, *kind) for kind in _KINDS
+      for n, f in ((1, 5), (9, 32), (17, 24), (33, 40), (41, 33), (49, 72), (57, 9), (64, 64))),
+    *(_dense(385 + 8 * i, 16, 24, _BF16, _BF16) for i in range(8)),
+    _dense(512, 72, 128, _BF16, _BF16),
+    *(_dense(17 + 8 * k, k, 5 + k, *kind, False) for kind in _KINDS for k in range(1, 9)),
+    *(_routed(tokens, 2, experts, *kind, aligned=aligned, stray=stray) for kind in _KINDS
+      for tokens, experts, aligned, stray in ((1, 3, True, False), (40, 33, True, True),
+                                              (70, 2, True, False), (200, 2, True, True),
+                                              (30, 3, False, True), (512, 3, True, False),
+                                              (520, 5, True, True))),
+    _routed(2, 1, 1023, _BF16, _BF16, width=8, ffn=8),
+    _routed(600, 4, 7, _F32, _F32, width=8, ffn=8, stray=True),
+    _routed(30, 3, 4, _BF16, _BF16, width=33, ffn=16),
+    _routed(30, 3, 4, _BF16, _BF16, width=16, ffn=33),
+    *(_routed(9, 2, 2, dtype, dtype, width=w, ffn=8) for dtype in (_BF16, _F32)
+      for w in (520, 129, 128, 512)),
+    *(_swiglu(rows, ffn, dtype, aligned) for dtype in (_BF16, _F32)
+      for rows, ffn, aligned in ((3, 8, True), (2, 1024, True), (2, 1032, True), (3, 7, False),
+                                 (2, 128, False), (2, 130, False))),
+)  # fmt: skip
