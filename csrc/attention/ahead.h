@@ -15,7 +15,11 @@ class Ahead {
  public:
   void clear_rows() { row_count_ = next_row_ = 0, row_at_ = 0; }
   void add_row(const void* row, int64_t bytes) {
-    if (row_count_ < kMostRows) rows_[row_count_++] = {static_cast<const char*>(row), bytes};
+    const char* p = static_cast<const char*>(row);
+    if (row_count_ && rows_[row_count_ - 1].p + rows_[row_count_ - 1].bytes == p)
+      rows_[row_count_ - 1].bytes += bytes;
+    else if (row_count_ < kMostRows)
+      rows_[row_count_++] = {p, bytes};
   }
 
   // `steps`: about how many steps of register tiles come before the ranges are needed.

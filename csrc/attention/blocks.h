@@ -6,22 +6,25 @@
 namespace mn::MN_ISA {
 namespace {
 
-// What a slice writes, and what the same slice of a later job reads.
+// What the same slice of a later job reads, and what this one writes.
 template <class K>
 void look_ahead_rows(const Tile<K>& tile, const AttentionJob* later, const Slice& slice,
                      Ahead& ahead) {
   using T = RowOf<K>;
   const AttentionProblem& p = *tile.p;
-  const int64_t group = p.q_heads / p.kv_heads;
-  RowCursor at(*tile.job, group, slice.row);
-  for (int r = 0; r < slice.rows; ++r, at.next()) {
-    const int64_t token = at.token - tile.job->first_token;
-    if (later && token < later->tokens)
-      ahead.add_row(query<T>(p, *later, later->first_token + token, at.head),
-                    p.layout.dim_qk * static_cast<int64_t>(sizeof(T)));
-    ahead.add_row(output<T>(p, *tile.job, at.token, at.head),
-                  p.layout.dim_v * static_cast<int64_t>(sizeof(T)));
+  const int64_t group = p.q_heads / p.kv_heads, size = sizeof(T);
+  if (later) {
+    RowCursor at(*tile.job, group, slice.row);
+    for (int r = 0; r < slice.rows; ++r, at.next()) {
+      const int64_t token = at.token - tile.job->first_token;
+      if (token < later->tokens)
+        ahead.add_row(query<T>(p, *later, later->first_token + token, at.head),
+                      p.layout.dim_qk * size);
+    }
   }
+  RowCursor at(*tile.job, group, slice.row);
+  for (int r = 0; r < slice.rows; ++r, at.next())
+    ahead.add_row(output<T>(p, *tile.job, at.token, at.head), p.layout.dim_v * size);
 }
 
 // The committed keys and values of the blocks [begin, end) of a job.

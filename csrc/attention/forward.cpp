@@ -41,15 +41,20 @@ void run_pass(Tile<K>& tile, Slice& slice, int64_t begin, int64_t end, Ahead& ah
     ValueBlock& block = blocks[pass.block_count++];
     block.first = static_cast<int>(g - first);
     block.groups = static_cast<int>((next < last ? next : last) - g);
-    const int64_t position = g * kGroupKeys;
-    const bool masked =
-        position < slice.full_lo || position + block.groups * kGroupKeys > slice.full_hi;
-    softmax_block<Stored<K>::kScaled>(slice.rows, tile.scores, kScoreStride, p.scale * kLog2E,
-                                      position, masked, tile.ranges + slice.row, slice.run, block,
-                                      tile.weights, kWeightStride,
-                                      {groups.key_scales, groups.value_scales});
     g = next;
   }
+  const ScoreBlocks list = {blocks, pass.block_count, first * kGroupKeys, slice.full_lo,
+                            slice.full_hi};
+  const GroupScales scales = {groups.key_scales, groups.value_scales};
+  const auto soften = [&]<int R>() {
+    softmax_pass<Stored<K>::kScaled, R>(slice.rows, tile.scores, kScoreStride, p.scale * kLog2E,
+                                        list, tile.ranges + slice.row, slice.run, tile.weights,
+                                        kWeightStride, scales);
+  };
+  if (slice.rows == kTileRows)
+    soften.template operator()<kTileRows>();
+  else
+    soften.template operator()<0>();
   float* o = tile.o + slice.row * p.layout.padded_v;
   with_rows(slice.rows, [&]<int R>() {
     value_rows<K, R>(tile.weights, kWeightStride, pass, p.layout, o, ahead);
@@ -89,37 +94,36 @@ void write_rows(const AttentionProblem& p, const AttentionJob& job, int row, int
     for (int r = 0; r < rows; ++r, from.next()) sinks[r] = p.sink[job.kv_head * group + from.head];
   }
   const Normaliser n = normalise(rows, total, sinks, s.lse != nullptr);
-  for (int r = 0; r < rows; ++r, o += o_stride, at.next()) {
-    const int64_t i = at.token, h = at.head;
-    T* out = output<T>(p, job, i, h);
+  T* out = nullptr;
+  for (int r = 0; r < rows; ++r, o += o_stride, out += dims, at.next()) {
+    // The heads of a token are neighbours.
+    if (r == 0 || at.head == 0) out = output<T>(p, job, at.token, at.head);
     const f32x16 factor = f32x16::set1(n.factor[r]);
     int64_t d = 0;
     for (; d + 16 <= dims; d += 16) (f32x16::load(o + d) * factor).store(out + d);
     if (d < dims) (f32x16::load(o + d) * factor).store_n(out + d, static_cast<int>(dims - d));
     if (s.lse)
-      s.lse[(job.kv_head * group + h) * p.lse_head_stride + (s.order ? s.order[i] : i)] = n.lse[r];
+      s.lse[(job.kv_head * group + at.head) * p.lse_head_stride +
+            (s.order ? s.order[at.token] : at.token)] = n.lse[r];
   }
 }
 
 template <class K>
-void write_tile(Tile<K>& tile) {
+void write_slice(Tile<K>& tile, Slice& slice) {
   const int64_t dims = tile.p->layout.padded_v;
-  for (int n = 0; n < tile.slice_count; ++n) {
-    Slice& slice = tile.slices[n];
-    float *o = tile.o + slice.row * dims, *total_o = tile.total_o + slice.row * dims;
-    if (!slice.seen && !slice.merged) {
-      start(slice.run);
-      std::memset(o, 0, static_cast<size_t>(slice.rows * dims) * sizeof(float));
-    }
-    Total total;
-    if (slice.seen || !slice.merged) total = finish(slice.run, slice.rows);
-    if (slice.merged) {
-      if (slice.seen) merge(slice.rows, slice.total, total_o, total, o, dims, dims, dims);
-      total = slice.total;
-      o = total_o;
-    }
-    write_rows<RowOf<K>>(*tile.p, *tile.job, slice.row, slice.rows, total, o, dims);
+  float *o = tile.o + slice.row * dims, *total_o = tile.total_o + slice.row * dims;
+  if (!slice.seen && !slice.merged) {
+    start(slice.run);
+    std::memset(o, 0, static_cast<size_t>(slice.rows * dims) * sizeof(float));
   }
+  Total total;
+  if (slice.seen || !slice.merged) total = finish(slice.run, slice.rows);
+  if (slice.merged) {
+    if (slice.seen) merge(slice.rows, slice.total, total_o, total, o, dims, dims, dims);
+    total = slice.total;
+    o = total_o;
+  }
+  write_rows<RowOf<K>>(*tile.p, *tile.job, slice.row, slice.rows, total, o, dims);
 }
 
 // A partial row: its weighted values, m and l.
@@ -160,6 +164,7 @@ void run_job(const AttentionProblem& p, const AttentionJob& job, const Attention
   load_rows(tile);
 
   const BlockRange range(p, job);
+  const bool whole = job.segment < 0;
   Ahead ahead;
   for (int64_t block = range.begin; block < range.end;) {
     const int64_t pass_end = range.pass_end(block);
@@ -179,14 +184,14 @@ void run_job(const AttentionProblem& p, const AttentionJob& job, const Attention
         look_ahead_rows(tile, later, tile.slices[n], ahead);
       }
       run_pass(tile, tile.slices[n], block, pass_end, ahead);
+      if (whole && pass_end == range.end) write_slice(tile, tile.slices[n]);
     }
     block = pass_end;
     if (block % kSegmentBlocks == 0 && block < range.end) end_segment(tile);
   }
-  if (job.segment >= 0)
-    write_partial(tile);
-  else
-    write_tile(tile);
+  if (!whole) return write_partial(tile);
+  if (range.begin >= range.end)
+    for (int n = 0; n < tile.slice_count; ++n) write_slice(tile, tile.slices[n]);
 }
 
 template <class T>

@@ -7,8 +7,6 @@
 namespace mn::MN_ISA {
 namespace {
 
-// Blocks that all rows of a tile visit before the next ones: their keys and values stay in L2.
-constexpr int64_t kPassBlocks = 8;
 constexpr int64_t kPassGroups = kPassBlocks * kBlockGroups;
 constexpr int64_t kPassKeys = kPassBlocks * kBlockKeys;
 // Rows of scores are not a power of two apart, or they would alias in the store buffer.
@@ -162,14 +160,16 @@ void load_rows(Tile<K>& tile) {
   for (int64_t i = job.first_token; i < job.first_token + job.tokens; ++i) {
     const RowRange range = row_range(p, s, i);
     const int32_t tail = s.tail_of ? s.tail_of[i] : 0;
-    for (int64_t h = 0; h < group; ++h, ++row) {
-      if (!slice || slice->rows == kTileRows || slice->tail != tail) {
+    const T* q = query<T>(p, job, i, 0);
+    for (int64_t h = 0; h < group; ++h, ++row, q += p.q_head_stride) {
+      const bool next = !slice || slice->rows == kTileRows || slice->tail != tail;
+      if (next) {
         if (slice) place_queries(tile, *slice, queries);
         slice = tile.slices + tile.slice_count++;
         open(*slice, row, tail);
       }
-      queries[slice->rows++] = query<T>(p, job, i, h);
-      widen(*slice, range);
+      if (next || h == 0) widen(*slice, range);
+      queries[slice->rows++] = q;
       tile.ranges[row] = range;
     }
   }
@@ -191,27 +191,32 @@ void locate(const Tile<K>& tile, const Slice& slice, int64_t first, int64_t end,
             Groups<K>& groups) {
   const KvLayout& layout = tile.p->layout;
   const KvSource& kv = tile.sequence->kv;
-  for (int64_t g = first; g < end; ++g) {
-    int64_t block = g / kBlockGroups;
+  for (int64_t g = first; g < end;) {
+    int64_t block = g / kBlockGroups, within = g % kBlockGroups;
+    int64_t next = g - within + kBlockGroups;
+    if (next > end) next = end;
     const K *keys = tile.keys, *values = tile.values;
     if (g >= kv.tail_group) {
       block += (slice.tail * tile.p->kv_heads + tile.job->kv_head) * kv.tail_blocks -
                kv.tail_group / kBlockGroups;
       keys = static_cast<const K*>(kv.tail_keys);
       values = static_cast<const K*>(kv.tail_values);
-    } else if (kv.ring_blocks) {
-      block %= kv.ring_blocks;
+    } else {
+      if (next > kv.tail_group) next = kv.tail_group;
+      if (kv.ring_blocks) block %= kv.ring_blocks;
     }
     keys += block * layout.key_block;
     values += block * layout.value_block;
-    const int64_t n = g - first, within = g % kBlockGroups;
-    groups.keys[n] = keys + within * layout.key_group;
-    groups.values[n] = values + within * layout.value_group;
-    if constexpr (Stored<K>::kScaled) {
-      groups.key_scales[n] =
-          reinterpret_cast<const float*>(keys + layout.key_scales) + within * kGroupKeys;
-      groups.value_scales[n] =
-          reinterpret_cast<const float*>(values + layout.value_scales) + within * kGroupKeys;
+    for (; g < next; ++g, ++within) {
+      const int64_t n = g - first;
+      groups.keys[n] = keys + within * layout.key_group;
+      groups.values[n] = values + within * layout.value_group;
+      if constexpr (Stored<K>::kScaled) {
+        groups.key_scales[n] =
+            reinterpret_cast<const float*>(keys + layout.key_scales) + within * kGroupKeys;
+        groups.value_scales[n] =
+            reinterpret_cast<const float*>(values + layout.value_scales) + within * kGroupKeys;
+      }
     }
   }
 }

@@ -45,7 +45,7 @@ struct Run {
 
 MN_INLINE void start(Run& run) {
   f32x16::set1(kNoScore).store(run.m);
-  std::memset(run.l, 0, sizeof run.l);
+  for (auto& l : run.l) f32x16::zero().store(l);
 }
 
 // Scores of keys that a row does not see become -inf.
@@ -71,50 +71,66 @@ struct GroupScales {
   const float* const* values;
 };
 
-// Turns the scores of `block`, whose first key stands at `position`, into weights, and brings the
-// run up to date. `masked`: some row does not see all of these keys.
-template <bool kScaled, class T>
-void softmax_block(int rows, float* scores, int64_t score_stride, float scale, int64_t position,
-                   bool masked, const RowRange* ranges, Run& run, ValueBlock& block, T* weights,
-                   int64_t weight_stride, const GroupScales& group_scales) {
-  const int groups = block.groups;
-  scores += block.first * kGroupKeys;
-  weights += block.first * kGroupKeys;
-  if constexpr (kScaled)
-    for (int r = 0; r < rows; ++r)
-      for (int g = 0; g < groups; ++g) {
-        float* s = scores + r * score_stride + 16 * g;
-        (f32x16::load(s) * f32x16::load(group_scales.keys[block.first + g])).store(s);
-      }
-  if (masked) mask_scores(rows, scores, score_stride, groups, position, ranges);
+// The blocks of a pass, whose first group stands at position `first`; a block is masked where some
+// row does not see all of its keys: before full_lo or from full_hi on.
+struct ScoreBlocks {
+  ValueBlock* blocks;
+  int count;
+  int64_t first, full_lo, full_hi;
+};
 
+// Turns scores into weights, and brings the run up to date. The maxima of all blocks come first, so
+// that they need not wait for one another; R is `rows`, or 0 where that is no constant.
+template <bool kScaled, int R, class T>
+void softmax_pass(int given_rows, float* scores, int64_t score_stride, float scale,
+                  const ScoreBlocks& list, const RowRange* ranges, Run& run, T* weights,
+                  int64_t weight_stride, const GroupScales& group_scales) {
+  const int rows = R ? R : given_rows;
   const f32x16 scales = f32x16::set1(scale);
-  f32x16 top[8];
-  for (int r = 0; r < 8; ++r) top[r] = f32x16::set1(kNoScore);
-  for (int r = 0; r < rows; ++r) {
-    const float* s = scores + r * score_stride;
-    top[r] = f32x16::load(s);
-    for (int g = 1; g < groups; ++g) top[r] = max(f32x16::load(s + 16 * g), top[r]);
+  float minus_m[kPassBlocks][16];
+  f32x16 m = f32x16::load(run.m);
+  for (int n = 0; n < list.count; ++n) {
+    ValueBlock& block = list.blocks[n];
+    float* first = scores + block.first * kGroupKeys;
+    if constexpr (kScaled)
+      for (int r = 0; r < rows; ++r)
+        for (int g = 0; g < block.groups; ++g) {
+          float* s = first + r * score_stride + 16 * g;
+          (f32x16::load(s) * f32x16::load(group_scales.keys[block.first + g])).store(s);
+        }
+    const int64_t position = list.first + block.first * kGroupKeys;
+    if (position < list.full_lo || position + block.groups * kGroupKeys > list.full_hi)
+      mask_scores(rows, first, score_stride, block.groups, position, ranges);
+    f32x16 top[8];
+    for (int r = 0; r < 8; ++r) top[r] = f32x16::set1(kNoScore);
+    for (int r = 0; r < rows; ++r) top[r] = f32x16::load(first + r * score_stride);
+    for (int g = 1; g < block.groups; ++g)
+      for (int r = 0; r < rows; ++r)
+        top[r] = max(f32x16::load(first + r * score_stride + 16 * g), top[r]);
+    const f32x16 next = max(reduce_max_rows(top) * scales, m);
+    block.rescale = less_mask(m, next) != 0;
+    exp2_weight(m - next).store(block.factor);
+    (f32x16::zero() - next).store(minus_m[n]);
+    m = next;
   }
-  const f32x16 m = f32x16::load(run.m), next = max(reduce_max_rows(top) * scales, m);
-  next.store(run.m);
-  block.rescale = less_mask(m, next) != 0;
-  exp2_weight(m - next).store(block.factor);
+  m.store(run.m);
 
-  float minus_m[16];
-  (f32x16::zero() - next).store(minus_m);
   for (int r = 0; r < rows; ++r) {
     const float* s = scores + r * score_stride;
     T* w = weights + r * weight_stride;
-    const f32x16 shift = f32x16::set1(minus_m[r]);
-    f32x16 sum = f32x16::load(run.l[r]) * f32x16::set1(block.factor[r]);
-    for (int g = 0; g < groups; ++g) {
-      const f32x16 p = exp2_weight(fma(f32x16::load(s + 16 * g), scales, shift));
-      sum = sum + p;
-      if constexpr (kScaled)
-        (p * f32x16::load(group_scales.values[block.first + g])).store(w + 16 * g);
-      else
-        p.store(w + 16 * g);
+    f32x16 sum = f32x16::load(run.l[r]);
+    for (int n = 0; n < list.count; ++n) {
+      const ValueBlock& block = list.blocks[n];
+      const f32x16 shift = f32x16::set1(minus_m[n][r]);
+      sum = sum * f32x16::set1(block.factor[r]);
+      for (int g = block.first; g < block.first + block.groups; ++g) {
+        const f32x16 p = exp2_weight(fma(f32x16::load(s + 16 * g), scales, shift));
+        sum = sum + p;
+        if constexpr (kScaled)
+          (p * f32x16::load(group_scales.values[g])).store(w + 16 * g);
+        else
+          p.store(w + 16 * g);
+      }
     }
     sum.store(run.l[r]);
   }

@@ -111,6 +111,9 @@ void score_rows(const RowOf<K>* q, int64_t q_stride, const K* const* keys, int64
   }
 }
 
+// Blocks that all rows of a tile visit before the next ones: their keys and values stay in L2.
+constexpr int64_t kPassBlocks = 8;
+
 // One block's part of a value product.
 struct ValueBlock {
   int first, groups;  // within the pass
