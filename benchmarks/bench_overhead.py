@@ -60,10 +60,9 @@ def _binding_of_five_tensors() -> tuple[Callable[[], object], Callable[[], objec
 
 
 def _binding_of_attention() -> tuple[Callable[[], object], None]:
-    """Five tensors too, and the plan of an attention without tokens."""
+    """Four tensors, the plan of an attention without tokens, and its output."""
     q, kv, sink = torch.randn(1, 0, 2, 16), torch.randn(1, 0, 1, 16), torch.zeros(2)
-    out = torch.empty(1, 0, 2, 16)
-    return lambda: _C.attention(q, kv, kv, out, None, None, True, None, sink, None), None
+    return lambda: _C.attention(q, kv, kv, None, True, None, sink, None, False), None
 
 
 CALLS = {

@@ -8,6 +8,7 @@
 
 namespace mn {
 
+// out and lse may be made after the others have been checked, before sequences are added.
 struct AttentionTensors {
   const Tensor &q, &k, &v, &out;
   const std::optional<Tensor>& lse;

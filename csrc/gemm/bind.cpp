@@ -211,7 +211,8 @@ void bind_gemm(py::module_& m) {
         py::arg("dx"));
   m.def("weight_grad", &weight_grad, py::arg("dy"), py::arg("x"), py::arg("group_sizes").none(true),
         py::arg("dw"));
-  m.def("release_scratch", &release_scratch, "Frees the calling thread's working memory.");
+  m.def("release_scratch", &release_scratch,
+        "Frees the calling thread's working memory, and what is kept for large tensors.");
 }
 
 }  // namespace mn

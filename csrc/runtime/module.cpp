@@ -7,6 +7,7 @@
 
 #include "runtime/errors_python.h"
 #include "runtime/isa.h"
+#include "runtime/new_tensor.h"
 #include "runtime/tensor_caster.h"
 
 namespace mn {
@@ -51,6 +52,13 @@ void bind_runtime(pybind11::module_& m) {
   m.def("isa", [] { return kIsaNames[static_cast<int>(isa_current())]; }, "The level in use.");
   m.def("set_isa", &set_isa, py::arg("level"));
   m.def("advise_huge_pages", &advise_huge_pages, py::arg("storage"));
+  m.def(
+      "empty",
+      [](const Tensor& like, const std::vector<int64_t>& shape) {
+        return new_tensor(like, like.dtype, shape);
+      },
+      py::arg("like"), py::arg("shape"),
+      "A dense tensor of like's dtype on its device; a large one's memory is kept for reuse.");
   m.def("max_threads", [] { return omp_get_max_threads(); });
 }
 

@@ -1,19 +1,18 @@
 #include "runtime/new_tensor.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <string>
 
 #include "runtime/dlpack.h"
+#include "runtime/pages.h"
 
 namespace mn {
 namespace {
 
 constexpr size_t kCacheLine = 64;
-constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kLarge = size_t{1} << 20;  // from here on memory is kept for reuse
 
 struct Code {
   uint8_t kind, bits;
@@ -46,26 +45,41 @@ Code code_of(DType dtype) {
   }
 }
 
-// Header and elements of a tensor in one allocation. Plain malloc: its cache of small blocks does
-// not serve aligned_alloc.
 struct Block {
   DLManagedTensor managed;
   std::array<int64_t, Tensor::kMaxDims> shape, stride;
+  char* pages;  // of a large tensor's elements
+  size_t page_bytes;
 };
 
+// Header and elements in one allocation. Plain malloc: its cache of small blocks does not serve
+// aligned_alloc. The elements of a large tensor have pages of their own.
 DLManagedTensor* allocate_on_cpu(size_t bytes, Block** block) {
-  const size_t alignment = bytes < 4 * kHugePage ? kCacheLine : kHugePage;
-  auto* memory = static_cast<char*>(std::malloc(sizeof(Block) + alignment + bytes));
+  const bool large = bytes >= kLarge;
+  auto* memory = static_cast<char*>(std::malloc(sizeof(Block) + (large ? 0 : kCacheLine + bytes)));
   if (!memory) throw std::bad_alloc();
-  const auto first_free = reinterpret_cast<uintptr_t>(memory + sizeof(Block));
-  char* data = memory + sizeof(Block) + (alignment - first_free % alignment) % alignment;
-  if (alignment == kHugePage) madvise(data, bytes, MADV_HUGEPAGE);
   *block = new (memory) Block{};
   DLManagedTensor& managed = (*block)->managed;
+  if (large) {
+    try {
+      managed.view.data = (*block)->pages = take_pages(bytes);
+    } catch (...) {
+      std::free(memory);
+      throw;
+    }
+    (*block)->page_bytes = bytes;
+  } else {
+    const auto first_free = reinterpret_cast<uintptr_t>(memory + sizeof(Block));
+    managed.view.data =
+        memory + sizeof(Block) + (kCacheLine - first_free % kCacheLine) % kCacheLine;
+  }
   managed.version_major = 1;
   managed.context = memory;
-  managed.deleter = [](DLManagedTensor* self) { std::free(self->context); };
-  managed.view.data = data;
+  managed.deleter = [](DLManagedTensor* self) {
+    const auto* made = static_cast<Block*>(self->context);
+    if (made->pages) give_back_pages(made->pages, made->page_bytes);
+    std::free(self->context);
+  };
   return &managed;
 }
 

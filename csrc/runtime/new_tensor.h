@@ -14,8 +14,7 @@ struct NewTensor {
 };
 
 // Dense, uninitialised, of the library and on the device of `like`. Needs the GIL. Its storage
-// cannot be resized by torch. Large ones lie on 2 MiB pages: first touches of 4 KiB pages would
-// cost more than many a kernel.
+// cannot be resized by torch. Large ones lie on pages that are kept for reuse: see pages.h.
 NewTensor new_tensor(const Tensor& like, DType dtype, std::span<const int64_t> shape);
 
 inline NewTensor new_tensor(const Tensor& like, DType dtype, std::initializer_list<int64_t> shape) {

@@ -6,10 +6,10 @@
 #include <memory>
 #include <new>
 
+#include "runtime/pages.h"
+
 namespace mn {
 namespace {
-
-constexpr size_t kHugePage = size_t{2} << 20;
 
 struct Free {
   void operator()(char* p) const { std::free(p); }
@@ -52,6 +52,7 @@ char* workspace(int64_t bytes) { return at_least(call_arena(), bytes); }
 void release_scratch() {
   op_arena() = {};
   call_arena() = {};
+  release_pages();
 }
 
 }  // namespace mn

@@ -25,6 +25,6 @@ class ScratchPlan {
 // release_scratch. Throws std::bad_alloc.
 char* scratch(int64_t bytes);    // of one op
 char* workspace(int64_t bytes);  // of a call that makes a sequence of ops
-void release_scratch();
+void release_scratch();          // and what is kept for large tensors
 
 }  // namespace mn

@@ -2,7 +2,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['AttentionWeights', 'CacheLayers', 'Decoder', 'DecoderLayer', 'JoinWeights', 'PackedLayout', 'RouterWeights', 'SpeculativeRows', 'Watch', 'advise_huge_pages', 'attention', 'attention_backward', 'attention_cached', 'attention_varlen', 'attention_varlen_backward', 'build_draft_tree', 'cache_commit', 'expert_mlp', 'expert_mlp_backward', 'expert_plan', 'grouped_gemm', 'input_grad', 'isa', 'isa_levels', 'linear', 'loss_backward', 'loss_forward', 'max_threads', 'pack', 'pack_codes', 'philox4x32_10', 'philox_uniform', 'probe_bandwidth', 'probe_flops', 'release_scratch', 'rms_norm', 'rms_norm_backward', 'rope', 'rope_table', 'route', 'route_backward', 'sample', 'set_isa', 'swiglu', 'swiglu_grad', 'swiglu_mlp', 'unpack', 'unpack_codes', 'verify_tree', 'weight_grad']
+__all__: list[str] = ['AttentionWeights', 'CacheLayers', 'Decoder', 'DecoderLayer', 'JoinWeights', 'PackedLayout', 'RouterWeights', 'SpeculativeRows', 'Watch', 'advise_huge_pages', 'attention', 'attention_backward', 'attention_cached', 'attention_varlen', 'attention_varlen_backward', 'build_draft_tree', 'cache_commit', 'empty', 'expert_mlp', 'expert_mlp_backward', 'expert_plan', 'grouped_gemm', 'input_grad', 'isa', 'isa_levels', 'linear', 'loss_backward', 'loss_forward', 'max_threads', 'pack', 'pack_codes', 'philox4x32_10', 'philox_uniform', 'probe_bandwidth', 'probe_flops', 'release_scratch', 'rms_norm', 'rms_norm_backward', 'rope', 'rope_table', 'route', 'route_backward', 'sample', 'set_isa', 'swiglu', 'swiglu_grad', 'swiglu_mlp', 'unpack', 'unpack_codes', 'verify_tree', 'weight_grad']
 class PackedLayout:
     def __init__(self, format: str, experts: typing.SupportsInt | typing.SupportsIndex, outputs: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, expert_panels: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
@@ -64,13 +64,13 @@ class SpeculativeRows:
         ...
 def advise_huge_pages(storage: torch.Tensor) -> bool:
     ...
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor | None, scale: typing.SupportsFloat | typing.SupportsIndex | None, causal: bool, window_keys: typing.SupportsInt | typing.SupportsIndex | None, sink: torch.Tensor | None, kv_lens: torch.Tensor | None) -> None:
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: typing.SupportsFloat | typing.SupportsIndex | None, causal: bool, window_keys: typing.SupportsInt | typing.SupportsIndex | None, sink: torch.Tensor | None, kv_lens: torch.Tensor | None, want_lse: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
     ...
 def attention_backward(dout: torch.Tensor, dlse: torch.Tensor | None, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor, dq: torch.Tensor, dk: torch.Tensor, dv: torch.Tensor, dsink: torch.Tensor | None, scale: typing.SupportsFloat | typing.SupportsIndex | None, causal: bool, window_keys: typing.SupportsInt | typing.SupportsIndex | None, sink: torch.Tensor | None, kv_lens: torch.Tensor | None) -> None:
     ...
 def attention_cached(q: torch.Tensor, k_new: torch.Tensor, v_new: torch.Tensor, cache_keys: torch.Tensor, cache_values: torch.Tensor, head_dim: typing.SupportsInt | typing.SupportsIndex, v_head_dim: typing.SupportsInt | typing.SupportsIndex, lengths: torch.Tensor, ring: bool, out: torch.Tensor, lse: torch.Tensor | None, cu_seqlens_q: torch.Tensor | None, q_positions: torch.Tensor | None, ancestors: torch.Tensor | None, scale: typing.SupportsFloat | typing.SupportsIndex | None, window_keys: typing.SupportsInt | typing.SupportsIndex | None, sink: torch.Tensor | None) -> None:
     ...
-def attention_varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor | None, cu_seqlens_q: torch.Tensor, cu_seqlens_k: torch.Tensor, scale: typing.SupportsFloat | typing.SupportsIndex | None, causal: bool, window_keys: typing.SupportsInt | typing.SupportsIndex | None, sink: torch.Tensor | None) -> None:
+def attention_varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens_q: torch.Tensor, cu_seqlens_k: torch.Tensor, scale: typing.SupportsFloat | typing.SupportsIndex | None, causal: bool, window_keys: typing.SupportsInt | typing.SupportsIndex | None, sink: torch.Tensor | None, want_lse: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
     ...
 def attention_varlen_backward(dout: torch.Tensor, dlse: torch.Tensor | None, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor, dq: torch.Tensor, dk: torch.Tensor, dv: torch.Tensor, dsink: torch.Tensor | None, cu_seqlens_q: torch.Tensor, cu_seqlens_k: torch.Tensor, scale: typing.SupportsFloat | typing.SupportsIndex | None, causal: bool, window_keys: typing.SupportsInt | typing.SupportsIndex | None, sink: torch.Tensor | None) -> None:
     ...
@@ -78,6 +78,10 @@ def build_draft_tree(tokens: torch.Tensor, parents: torch.Tensor, root_position:
     ...
 def cache_commit(layers: collections.abc.Sequence[tuple[torch.Tensor, torch.Tensor, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, torch.Tensor | None, torch.Tensor, torch.Tensor]], lengths: torch.Tensor, cu_seqlens: torch.Tensor, rows: torch.Tensor | None, ancestors: torch.Tensor | None, max_tokens: typing.SupportsInt | typing.SupportsIndex | None) -> None:
     ...
+def empty(like: torch.Tensor, shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> torch.Tensor:
+    """
+    A dense tensor of like's dtype on its device; a large one's memory is kept for reuse.
+    """
 def expert_mlp(x: torch.Tensor, w_gate_up: torch.Tensor, gate_up_layout: PackedLayout, w_down: torch.Tensor, down_layout: PackedLayout, ids: torch.Tensor, weights: torch.Tensor, saved: torch.Tensor | None, y: torch.Tensor) -> None:
     ...
 def expert_mlp_backward(dy: torch.Tensor, x: torch.Tensor, w_gate_up: torch.Tensor, w_down: torch.Tensor, ids: torch.Tensor | None, weights: torch.Tensor | None, saved: torch.Tensor, d_gate_up: torch.Tensor, scaled_h: torch.Tensor, dx: torch.Tensor | None, dweights: torch.Tensor | None, dw_gate_up: torch.Tensor | None, dw_down: torch.Tensor | None) -> None:
@@ -124,7 +128,7 @@ def probe_flops(dtype: str, threads: typing.SupportsInt | typing.SupportsIndex) 
     """
 def release_scratch() -> None:
     """
-    Frees the calling thread's working memory.
+    Frees the calling thread's working memory, and what is kept for large tensors.
     """
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: typing.SupportsFloat | typing.SupportsIndex) -> torch.Tensor:
     ...

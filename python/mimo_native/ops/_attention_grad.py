@@ -40,14 +40,21 @@ def attend(
     backend: str = "cpu",
 ) -> tuple[Tensor, Tensor | None]:
     """The forward kernel; with the lse where it is wanted."""
+    o = options
+    if backend == "cpu":
+        _C = native("cpu")
+        if o.cu_seqlens_q is None:
+            return _C.attention(q, k, v, o.scale, o.causal, o.window_keys, sink, o.kv_lens, lse)
+        edges = (o.cu_seqlens_q, o.cu_seqlens_k)
+        return _C.attention_varlen(q, k, v, *edges, o.scale, o.causal, o.window_keys, sink, lse)
     out = torch.empty(q.shape[:-1] + v.shape[-1:], dtype=q.dtype, device=q.device)
     sums = torch.empty(lse_shape(q), dtype=torch.float32, device=q.device) if lse else None
-    _C, o = native(backend), options
+    module = native(backend)
     if o.cu_seqlens_q is None:
-        _C.attention(q, k, v, out, sums, o.scale, o.causal, o.window_keys, sink, o.kv_lens)
+        module.attention(q, k, v, out, sums, o.scale, o.causal, o.window_keys, sink, o.kv_lens)
     else:
         edges = (o.cu_seqlens_q.to(q.device), o.cu_seqlens_k.to(q.device))
-        _C.attention_varlen(q, k, v, out, sums, *edges, o.scale, o.causal, o.window_keys, sink)
+        module.attention_varlen(q, k, v, out, sums, *edges, o.scale, o.causal, o.window_keys, sink)
     return out, sums
 
 
@@ -96,12 +103,12 @@ def _gradients(
     needs_sink: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """dq, dk, dv and, where it is wanted, dsink, in the dtypes of their tensors."""
-    dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype) for t in (q, k, v))
+    _C, o = native("cpu"), options
+    dq, dk, dv = (_C.empty(t, t.shape) for t in (q, k, v))
     dsink = torch.empty(sink.shape, dtype=torch.float32) if needs_sink else None
     if dout.stride(-1) != 1:  # a sum's gradient is one number, expanded
         dout = dout.clone(memory_format=torch.contiguous_format)
     dlse = None if dlse is None else dlse.contiguous()
-    _C, o = native("cpu"), options
     tensors = (dout, dlse, q, k, v, out, lse, dq, dk, dv, dsink)
     if o.cu_seqlens_q is None:
         _C.attention_backward(*tensors, o.scale, o.causal, o.window_keys, sink, o.kv_lens)

@@ -100,11 +100,14 @@ def attention(
             kv_lens=kv_lens,
             return_lse=return_lse,
         )
-    options = Options(scale, causal, window_keys, kv_lens=kv_lens)
     if needs_grad:
+        options = Options(scale, causal, window_keys, kv_lens=kv_lens)
         return _result(attend_with_grad(q, k, v, sink, options), return_lse)
-    out = attend(q, k, v, sink, options, lse=return_lse, backend=backend)
-    return _result(out, return_lse)
+    if backend != "cpu":
+        options = Options(scale, causal, window_keys, kv_lens=kv_lens)
+        return _result(attend(q, k, v, sink, options, lse=return_lse, backend=backend), return_lse)
+    made = native("cpu").attention(q, k, v, scale, causal, window_keys, sink, kv_lens, return_lse)
+    return made if return_lse else made[0]
 
 
 def attention_varlen(
@@ -144,11 +147,16 @@ def attention_varlen(
             sink=sink,
             return_lse=return_lse,
         )
-    options = Options(scale, causal, window_keys, None, cu_seqlens_q, cu_seqlens_k)
     if needs_grad:
+        options = Options(scale, causal, window_keys, None, cu_seqlens_q, cu_seqlens_k)
         return _result(attend_with_grad(q, k, v, sink, options), return_lse)
-    out = attend(q, k, v, sink, options, lse=return_lse, backend=backend)
-    return _result(out, return_lse)
+    if backend != "cpu":
+        options = Options(scale, causal, window_keys, None, cu_seqlens_q, cu_seqlens_k)
+        return _result(attend(q, k, v, sink, options, lse=return_lse, backend=backend), return_lse)
+    made = native("cpu").attention_varlen(
+        q, k, v, cu_seqlens_q, cu_seqlens_k, scale, causal, window_keys, sink, return_lse
+    )
+    return made if return_lse else made[0]
 
 
 def attention_cached(
