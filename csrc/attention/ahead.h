@@ -30,8 +30,14 @@ class Ahead {
     p_ = end_ = nullptr;
   }
   void add_range(const void* begin, int64_t bytes) {
-    if (bytes <= 0 || range_count_ == kMostRanges) return;
-    ranges_[range_count_++] = {static_cast<const char*>(begin), bytes};
+    if (bytes <= 0) return;
+    const char* p = static_cast<const char*>(begin);
+    if (range_count_ && ranges_[range_count_ - 1].p + ranges_[range_count_ - 1].bytes == p)
+      ranges_[range_count_ - 1].bytes += bytes;
+    else if (range_count_ < kMostRanges)
+      ranges_[range_count_++] = {p, bytes};
+    else
+      return;
     lines_ += bytes / kLine;
   }
 
@@ -57,7 +63,7 @@ class Ahead {
 
  private:
   static constexpr int64_t kLine = 64;
-  static constexpr int kMostRows = 16, kRowLines = 12, kMostRanges = 4;
+  static constexpr int kMostRows = 16, kRowLines = 12, kMostRanges = 64;
   struct Range {
     const char* p;
     int64_t bytes;

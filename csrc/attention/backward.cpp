@@ -90,7 +90,8 @@ void weigh(const BackwardTile<T>& t, int64_t index, int64_t first, int64_t keys)
 
 // A tile over the keys [first, first + keys) of one block; dk and dv are those keys' sums.
 template <class T>
-void run_block(const BackwardTile<T>& t, int64_t first, int64_t keys, float* dk, float* dv) {
+void run_block(const BackwardTile<T>& t, int64_t first, int64_t keys, float* dk, float* dv,
+               Ahead& ahead) {
   constexpr int64_t kWidth = Step<T>::kWidth;
   const BackwardProblem& p = *t.p;
   const int64_t blocks = blocks_for(t.sequence->keys);
@@ -110,12 +111,14 @@ void run_block(const BackwardTile<T>& t, int64_t first, int64_t keys, float* dk,
   for (int64_t n = from; n < to; ++n) {
     const int64_t start = n * kPanelRows, vectors = (t.panels[n].rows + 15) / 16;
     multiply<T>({key_rows, p.padded_qk, kWidth}, keys, t.lane_q + start * p.padded_qk, 0, vectors,
-                p.padded_qk / kWidth, false, t.s, kPanelRows);
+                p.padded_qk / kWidth, false, t.s, kPanelRows, ahead);
     multiply<T>({value_rows, p.padded_v, kWidth}, keys, t.lane_dout + start * p.padded_v, 0,
-                vectors, p.padded_v / kWidth, false, t.dp, kPanelRows);
+                vectors, p.padded_v / kWidth, false, t.dp, kPanelRows, ahead);
     weigh(t, n, first, keys);
     multiply<T>({key_pairs, kWidth, p.padded_qk * kWidth}, p.padded_qk, t.ds_pairs, 0, vectors,
-                (keys + kWidth - 1) / kWidth, true, t.dq + start * p.padded_qk, kPanelRows);
+                (keys + kWidth - 1) / kWidth, t.panels[n].seen, t.dq + start * p.padded_qk,
+                kPanelRows, ahead);
+    t.panels[n].seen = true;
   }
   if (from >= to) return;
   const int64_t start = from * kPanelRows, depth_panel = p.tile_rows * kPanelColumns;
@@ -123,9 +126,48 @@ void run_block(const BackwardTile<T>& t, int64_t first, int64_t keys, float* dk,
   const int64_t steps = (end_row - start) / kWidth;
   multiply<T>({t.weights + start, t.weight_stride, kWidth}, keys,
               t.depth_dout + start * kPanelColumns, depth_panel, p.padded_v / 16, steps, true, dv,
-              p.padded_v);
+              p.padded_v, ahead);
   multiply<T>({t.ds + start, t.weight_stride, kWidth}, keys, t.depth_q + start * kPanelColumns,
-              depth_panel, p.padded_qk / 16, steps, true, dk, p.padded_qk);
+              depth_panel, p.padded_qk / 16, steps, true, dk, p.padded_qk, ahead);
+}
+
+// About how many steps of register tiles `keys` keys of a tile take.
+template <class T>
+int64_t steps_of(const BackwardTile<T>& t, int64_t keys) {
+  const BackwardProblem& p = *t.p;
+  const int64_t tiles = keys / kProductRows<T> + 1, width = Step<T>::kWidth;
+  const int64_t per_panel =
+      tiles * (p.padded_qk + p.padded_v) + p.padded_qk / kProductRows<T> * keys;
+  const int64_t sums = tiles * t.rows * (p.padded_qk + p.padded_v) / kPanelColumns;
+  return (t.panel_count * per_panel + sums) / width;
+}
+
+// Rows [row, end) of a tensor, a token's heads after one another.
+void add_rows(Ahead& ahead, const void* first, int64_t token_stride, int64_t head_stride,
+              int64_t dim, int64_t size, int64_t group, int64_t row, int64_t end) {
+  for (; row < end; row += group - row % group) {
+    const char* token = static_cast<const char*>(first) + row / group * token_stride * size;
+    for (int64_t h = 0; h < group; ++h) ahead.add_range(token + h * head_stride * size, dim * size);
+  }
+}
+
+// Asks for what the tile writes at its end, and for the rows of the one that follows.
+template <class T>
+void look_ahead(const BackwardTile<T>& t, int64_t keys, Ahead& ahead) {
+  const BackwardProblem& p = *t.p;
+  const BackwardSequence& s = *t.sequence;
+  const int64_t size = sizeof(T), h = t.job->kv_head * t.group, next = t.first_row + t.rows;
+  const int64_t rows = s.tokens * t.group, after = next + p.tile_rows;
+  const int64_t end = after < rows ? after : rows;
+  ahead.clear_ranges(steps_of(t, keys));
+  add_rows(ahead, static_cast<T*>(s.dq) + h * p.dim_qk, p.q_heads * p.dim_qk, p.dim_qk, p.dim_qk,
+           size, t.group, t.first_row, next);
+  add_rows(ahead, static_cast<const T*>(s.q) + h * p.q_head_stride, p.q_token_stride,
+           p.q_head_stride, p.dim_qk, size, t.group, next, end);
+  add_rows(ahead, static_cast<const T*>(s.dout) + h * p.dout_head_stride, p.dout_token_stride,
+           p.dout_head_stride, p.dim_v, size, t.group, next, end);
+  add_rows(ahead, static_cast<const T*>(s.out) + h * p.dim_v, p.q_heads * p.dim_v, p.dim_v, p.dim_v,
+           size, t.group, next, end);
 }
 
 template <class T>
@@ -160,12 +202,14 @@ void run_job(const BackwardProblem& p, int64_t n) {
                   static_cast<size_t>((hi - clean) * p.padded_v) * sizeof(float));
       clean = hi;
     }
+    Ahead ahead;
+    look_ahead(t, hi - lo, ahead);
     // Pairs of keys are anchored at even positions.
     for (int64_t first = lo & ~int64_t{1}; first < hi;) {
       const int64_t block_end = (first / kBlockKeys + 1) * kBlockKeys;
       const int64_t end = block_end < hi ? block_end : hi;
       run_block(t, first, end - first, dk + (first - job.key_lo) * p.padded_qk,
-                dv + (first - job.key_lo) * p.padded_v);
+                dv + (first - job.key_lo) * p.padded_v, ahead);
       first = end;
     }
     for (int64_t i = 0; i < t.panel_count; ++i) store_panel(t, i);

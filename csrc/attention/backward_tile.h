@@ -18,6 +18,7 @@ struct Panel {
   int64_t rows;
   int64_t lo, hi;            // keys that some row sees ...
   int64_t full_lo, full_hi;  // ... and that all rows see
+  bool seen;                 // its dq has begun
 };
 
 template <class T>
@@ -79,44 +80,58 @@ MN_INLINE void copy_padded(const T* src, int64_t dim, int64_t padded, T* dst) {
   std::memset(dst + dim, 0, static_cast<size_t>(padded - dim) * sizeof(T));
 }
 
-// rows [64][dim] to [dim / W][64][W], `count` rows, a multiple of 16.
 template <class T>
-void rows_to_lanes(const T* rows, int64_t dim, int64_t count, T* lanes) {
+const T* zeros(T* row, int64_t padded) {
+  std::memset(row, 0, static_cast<size_t>(padded) * sizeof(T));
+  return row;
+}
+
+// The row where it is, or a copy that is padded with zeros.
+template <class T>
+const T* padded_row(const T* src, int64_t dim, int64_t padded, T* copy) {
+  if (dim == padded) return src;
+  copy_padded(src, dim, padded, copy);
+  return copy;
+}
+
+// rows [dim] to [dim / W][64][W], `count` rows, a multiple of 16.
+template <class T>
+void rows_to_lanes(const T* const* rows, int64_t dim, int64_t count, T* lanes) {
   constexpr int64_t kPerWord = 4 / sizeof(T);
   const int64_t words = dim / kPerWord;
   for (int64_t r = 0; r < count; r += 16)
     for (int64_t w = 0; w < words; w += 16) {
       const int n = words - w < 16 ? static_cast<int>(words - w) : 16;
       u32x16 x[16];
-      for (int i = 0; i < 16; ++i) x[i] = u32x16::load_n(rows + (r + i) * dim + w * kPerWord, n);
+      for (int i = 0; i < 16; ++i) x[i] = u32x16::load_n(rows[r + i] + w * kPerWord, n);
       transpose(x);
       for (int i = 0; i < n; ++i) x[i].store_n(lanes + ((w + i) * kPanelRows + r) * kPerWord, 16);
     }
 }
 
-// rows [64][dim] to [dim / 64][panel / W][64][W], `count` rows, a multiple of 16.
-MN_INLINE void rows_to_depth(const float* rows, int64_t dim, int64_t count, int64_t panel,
+// rows [dim] to [dim / 64][panel / W][64][W], `count` rows, a multiple of 16.
+MN_INLINE void rows_to_depth(const float* const* rows, int64_t dim, int64_t count, int64_t panel,
                              float* depth) {
   for (int64_t r = 0; r < count; ++r)
     for (int64_t d = 0; d < dim; d += 16)
-      f32x16::load(rows + r * dim + d)
+      f32x16::load(rows[r] + d)
           .store(depth + d / kPanelColumns * panel + r * kPanelColumns + d % kPanelColumns);
 }
-MN_INLINE void rows_to_depth(const bf16* rows, int64_t dim, int64_t count, int64_t panel,
+MN_INLINE void rows_to_depth(const bf16* const* rows, int64_t dim, int64_t count, int64_t panel,
                              bf16* depth) {
   for (int64_t r = 0; r < count; r += 2)
     for (int64_t d = 0; d < dim; d += 16)
-      interleave(rows + r * dim + d, rows + (r + 1) * dim + d,
+      interleave(rows[r] + d, rows[r + 1] + d,
                  depth + d / kPanelColumns * panel + r * kPanelColumns + d % kPanelColumns * 2);
 }
 
 template <class T>
 float dot(const T* a, const T* b, int64_t dim) {
   f32x16 sum = f32x16::zero();
-  for (int64_t d = 0; d < dim; d += 16) {
-    const int n = dim - d < 16 ? static_cast<int>(dim - d) : 16;
-    sum = fma(f32x16::load_n(a + d, n), f32x16::load_n(b + d, n), sum);
-  }
+  int64_t d = 0;
+  for (; d + 16 <= dim; d += 16) sum = fma(f32x16::load(a + d), f32x16::load(b + d), sum);
+  const int n = static_cast<int>(dim - d);
+  if (n) sum = fma(f32x16::load_n(a + d, n), f32x16::load_n(b + d, n), sum);
   return reduce_add(sum);
 }
 
@@ -147,24 +162,25 @@ void load_panel(BackwardTile<T>& t, int64_t index) {
   panel.rows = t.rows - start < kPanelRows ? t.rows - start : kPanelRows;
   panel.lo = panel.full_lo = panel.hi = 0;
   panel.full_hi = INT64_MAX;
+  panel.seen = false;
   const int64_t padded = round_up(panel.rows, 16);
+  const T *q_rows[kPanelRows], *dout_rows[kPanelRows];
   for (int64_t r = 0; r < padded; ++r) {
-    T *q = t.row_q + r * p.padded_qk, *dout = t.row_dout + r * p.padded_v;
     const int64_t row = start + r;
     KeyRange range{0, 0};
     // A row of padding has weights of exp(-inf).
     float minus_lse = -__builtin_inff(), delta = 0.f;
     if (r >= panel.rows) {
-      std::memset(q, 0, static_cast<size_t>(p.padded_qk) * sizeof(T));
-      std::memset(dout, 0, static_cast<size_t>(p.padded_v) * sizeof(T));
+      q_rows[r] = zeros(t.row_q + r * p.padded_qk, p.padded_qk);
+      dout_rows[r] = zeros(t.row_dout + r * p.padded_v, p.padded_v);
     } else {
       const int64_t token = (t.first_row + row) / t.group;
       const int64_t h = t.job->kv_head * t.group + (t.first_row + row) % t.group;
-      copy_padded(static_cast<const T*>(s.q) + token * p.q_token_stride + h * p.q_head_stride,
-                  p.dim_qk, p.padded_qk, q);
-      copy_padded(
-          static_cast<const T*>(s.dout) + token * p.dout_token_stride + h * p.dout_head_stride,
-          p.dim_v, p.padded_v, dout);
+      const T* q = static_cast<const T*>(s.q) + token * p.q_token_stride + h * p.q_head_stride;
+      const T* dout =
+          static_cast<const T*>(s.dout) + token * p.dout_token_stride + h * p.dout_head_stride;
+      q_rows[r] = padded_row(q, p.dim_qk, p.padded_qk, t.row_q + r * p.padded_qk);
+      dout_rows[r] = padded_row(dout, p.dim_v, p.padded_v, t.row_dout + r * p.padded_v);
       const T* out = static_cast<const T*>(s.out) + (token * p.q_heads + h) * p.dim_v;
       delta = dot(dout, out, p.dim_v);
       if (s.dlse) delta -= s.dlse[h * p.lse_head_stride + token];
@@ -184,35 +200,42 @@ void load_panel(BackwardTile<T>& t, int64_t index) {
   if (t.p->sink)
     for (int64_t r = 0; r < panel.rows; r += 16)
       add_sinks(t, start + r, panel.rows - r < 16 ? panel.rows - r : 16);
-  rows_to_lanes(t.row_q, p.padded_qk, padded, t.lane_q + start * p.padded_qk);
-  rows_to_lanes(t.row_dout, p.padded_v, padded, t.lane_dout + start * p.padded_v);
+  rows_to_lanes(q_rows, p.padded_qk, padded, t.lane_q + start * p.padded_qk);
+  rows_to_lanes(dout_rows, p.padded_v, padded, t.lane_dout + start * p.padded_v);
   const int64_t depth_panel = p.tile_rows * kPanelColumns;
-  rows_to_depth(t.row_q, p.padded_qk, padded, depth_panel, t.depth_q + start * kPanelColumns);
-  rows_to_depth(t.row_dout, p.padded_v, padded, depth_panel, t.depth_dout + start * kPanelColumns);
-  std::memset(t.dq + start * p.padded_qk, 0,
-              static_cast<size_t>(kPanelRows * p.padded_qk) * sizeof(float));
+  rows_to_depth(q_rows, p.padded_qk, padded, depth_panel, t.depth_q + start * kPanelColumns);
+  rows_to_depth(dout_rows, p.padded_v, padded, depth_panel, t.depth_dout + start * kPanelColumns);
 }
 
 // The finished dq of a panel, to the tokens' rows.
 template <class T>
 void store_panel(const BackwardTile<T>& t, int64_t index) {
   const BackwardProblem& p = *t.p;
-  const int64_t start = index * kPanelRows;
+  const int64_t start = index * kPanelRows, count = t.panels[index].rows;
   const float* dq = t.dq + start * p.padded_qk;
   const f32x16 scale = f32x16::set1(p.scale);
-  for (int64_t r = 0; r < t.panels[index].rows; r += 16)
-    for (int64_t d = 0; d < p.dim_qk; d += 16) {
+  T* rows[kPanelRows];
+  for (int64_t r = 0; r < count; ++r) {
+    const int64_t row = t.first_row + start + r, h = t.job->kv_head * t.group + row % t.group;
+    rows[r] = static_cast<T*>(t.sequence->dq) + (row / t.group * p.q_heads + h) * p.dim_qk;
+    if (!t.panels[index].seen) zeros(rows[r], p.dim_qk);
+  }
+  if (!t.panels[index].seen) return;
+  for (int64_t d = 0; d < p.dim_qk; d += 16)
+    for (int64_t r = 0; r < count; r += 16) {
       u32x16 x[16];
-      float turned[16][16];
-      for (int i = 0; i < 16; ++i) x[i] = u32x16::load_n(dq + (d + i) * kPanelRows + r, 16);
+      for (int i = 0; i < 16; ++i) {
+        x[i] = u32x16::load_n(dq + (d + i) * kPanelRows + r, 16);
+        prefetch(dq + (d + 16 + i) * kPanelRows + r);
+      }
       transpose(x);
-      for (int i = 0; i < 16; ++i) x[i].store_n(turned[i], 16);
       const int n = p.dim_qk - d < 16 ? static_cast<int>(p.dim_qk - d) : 16;
-      for (int i = 0; i < 16 && r + i < t.panels[index].rows; ++i) {
-        const int64_t row = t.first_row + start + r + i;
-        const int64_t h = t.job->kv_head * t.group + row % t.group;
-        T* out = static_cast<T*>(t.sequence->dq) + (row / t.group * p.q_heads + h) * p.dim_qk + d;
-        (f32x16::load(turned[i]) * scale).store_n(out, n);
+      for (int i = 0; i < 16 && r + i < count; ++i) {
+        const f32x16 values = as_floats(x[i]) * scale;
+        if (n == 16)
+          values.store(rows[r + i] + d);
+        else
+          values.store_n(rows[r + i] + d, n);
       }
     }
 }

@@ -27,14 +27,16 @@ constexpr int kProductColumns = kVectorRegisters < 32 ? 1 : 4;
 
 template <class T, int R, int C>
 MN_INLINE void product_tile(const Left<T>& a, const T* b, int64_t steps, bool add, float* c,
-                            int64_t c_row) {
+                            int64_t c_row, Ahead& ahead) {
   using S = Step<T>;
   f32x16 acc[R][C];
   for (int r = 0; r < R; ++r)
     for (int n = 0; n < C; ++n)
       acc[r][n] = add ? f32x16::load(c + r * c_row + 16 * n) : f32x16::zero();
   const T* left = a.data;
+  Ahead::Tile fetch(ahead, steps);
   for (int64_t k = 0; k < steps; ++k, left += a.step, b += kPanelColumns * S::kWidth) {
+    fetch.step();
     typename S::Lanes lanes[C];
     for (int n = 0; n < C; ++n) lanes[n] = S::Lanes::load(b + n * S::kLanes);
     for (int r = 0; r < R; ++r) {
@@ -44,25 +46,26 @@ MN_INLINE void product_tile(const Left<T>& a, const T* b, int64_t steps, bool ad
   }
   for (int r = 0; r < R; ++r)
     for (int n = 0; n < C; ++n) acc[r][n].store(c + r * c_row + 16 * n);
+  fetch.finish();
 }
 
 template <class T, int R>
 MN_INLINE void product_columns(int columns, const Left<T>& a, const T* b, int64_t steps, bool add,
-                               float* c, int64_t c_row) {
+                               float* c, int64_t c_row, Ahead& ahead) {
   if constexpr (kProductColumns == 4) {
     switch (columns) {
       case 4:
-        return product_tile<T, R, 4>(a, b, steps, add, c, c_row);
+        return product_tile<T, R, 4>(a, b, steps, add, c, c_row, ahead);
       case 3:
-        return product_tile<T, R, 3>(a, b, steps, add, c, c_row);
+        return product_tile<T, R, 3>(a, b, steps, add, c, c_row, ahead);
       case 2:
-        return product_tile<T, R, 2>(a, b, steps, add, c, c_row);
+        return product_tile<T, R, 2>(a, b, steps, add, c, c_row, ahead);
       default:
-        return product_tile<T, R, 1>(a, b, steps, add, c, c_row);
+        return product_tile<T, R, 1>(a, b, steps, add, c, c_row, ahead);
     }
   } else {
     for (int n = 0; n < columns; ++n)
-      product_tile<T, R, 1>(a, b + n * Step<T>::kLanes, steps, add, c + 16 * n, c_row);
+      product_tile<T, R, 1>(a, b + n * Step<T>::kLanes, steps, add, c + 16 * n, c_row, ahead);
   }
 }
 
@@ -70,7 +73,7 @@ MN_INLINE void product_columns(int columns, const Left<T>& a, const T* b, int64_
 // vectors of columns; panels of b are `panel` elements apart.
 template <class T>
 void multiply(Left<T> a, int64_t rows, const T* b, int64_t panel, int64_t vectors, int64_t steps,
-              bool add, float* c, int64_t c_row) {
+              bool add, float* c, int64_t c_row, Ahead& ahead) {
   const int64_t tiles = (rows + kProductRows<T> - 1) / kProductRows<T>;
   for (int64_t n = 0; n < vectors; n += kPanelVectors, b += panel, c += kPanelColumns) {
     const int columns =
@@ -82,23 +85,23 @@ void multiply(Left<T> a, int64_t rows, const T* b, int64_t panel, int64_t vector
       const int64_t height = rows / tiles + (t < rows % tiles);
       switch (height) {
         case 1:
-          product_columns<T, 1>(columns, left, b, steps, add, out, c_row);
+          product_columns<T, 1>(columns, left, b, steps, add, out, c_row, ahead);
           break;
         case 2:
-          product_columns<T, 2>(columns, left, b, steps, add, out, c_row);
+          product_columns<T, 2>(columns, left, b, steps, add, out, c_row, ahead);
           break;
         case 3:
-          product_columns<T, 3>(columns, left, b, steps, add, out, c_row);
+          product_columns<T, 3>(columns, left, b, steps, add, out, c_row, ahead);
           break;
         case 4:
-          product_columns<T, 4>(columns, left, b, steps, add, out, c_row);
+          product_columns<T, 4>(columns, left, b, steps, add, out, c_row, ahead);
           break;
         default:
           if constexpr (kProductRows<T> > 4) {
             if (height == 5)
-              product_columns<T, 5>(columns, left, b, steps, add, out, c_row);
+              product_columns<T, 5>(columns, left, b, steps, add, out, c_row, ahead);
             else
-              product_columns<T, 6>(columns, left, b, steps, add, out, c_row);
+              product_columns<T, 6>(columns, left, b, steps, add, out, c_row, ahead);
           }
       }
       left.data += height * left.row;

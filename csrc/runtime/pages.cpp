@@ -3,7 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <cstdlib>
+#include <cstdint>
 #include <mutex>
 #include <new>
 
@@ -32,6 +32,22 @@ struct Shelf {
 
 constinit Shelf shelf{};
 
+// Mapped by hand: malloc would answer large blocks that come and go by keeping ever larger ones.
+char* map(size_t bytes) {
+  void* const whole =
+      mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (whole == MAP_FAILED) throw std::bad_alloc();
+  char* const begin = static_cast<char*>(whole);
+  const size_t before = (kHugePage - reinterpret_cast<uintptr_t>(begin) % kHugePage) % kHugePage;
+  char* const pages = begin + before;
+  if (before) munmap(begin, before);
+  if (before < kHugePage) munmap(pages + bytes, kHugePage - before);
+#ifdef MADV_HUGEPAGE
+  madvise(pages, bytes, MADV_HUGEPAGE);
+#endif
+  return pages;
+}
+
 size_t rounded(size_t bytes) { return (bytes + kStep - 1) / kStep * kStep; }
 
 }  // namespace
@@ -47,20 +63,18 @@ char* take_pages(size_t bytes) {
         return pages;
       }
   }
-  auto* const pages = static_cast<char*>(std::aligned_alloc(kHugePage, size));
-  if (!pages) throw std::bad_alloc();
-#ifdef MADV_HUGEPAGE
-  madvise(pages, size, MADV_HUGEPAGE);
-#endif
-  return pages;
+  return map(size);
 }
 
 void give_back_pages(char* pages, size_t bytes) {
   const size_t size = rounded(bytes);
-  if (size > kMostKept) return std::free(pages);
+  if (size > kMostKept) {
+    munmap(pages, size);
+    return;
+  }
   const std::lock_guard lock(shelf.mutex);
   while (shelf.count == kMostBlocks || shelf.bytes + size > kMostKept) {
-    std::free(shelf.kept[0].pages);
+    munmap(shelf.kept[0].pages, shelf.kept[0].bytes);
     shelf.remove(0);
   }
   shelf.kept[shelf.count++] = {pages, size};
@@ -70,7 +84,7 @@ void give_back_pages(char* pages, size_t bytes) {
 void release_pages() {
   const std::lock_guard lock(shelf.mutex);
   while (shelf.count) {
-    std::free(shelf.kept[0].pages);
+    munmap(shelf.kept[0].pages, shelf.kept[0].bytes);
     shelf.remove(0);
   }
 }

@@ -53,6 +53,8 @@ MN_INLINE void transpose(u32x16 (&x)[16]) {
   }
 }
 
+MN_INLINE f32x16 as_floats(const u32x16& x) { return {_mm512_castsi512_ps(x.v)}; }
+
 // dst[2 * i] = a[i], dst[2 * i + 1] = b[i], i < 16.
 MN_INLINE void interleave(const bf16* a, const bf16* b, bf16* dst) {
   const __m512i low =
@@ -88,6 +90,12 @@ MN_INLINE void transpose(u32x16 (&x)[16]) {
       x[i].v[j] = x[j].v[i];
       x[j].v[i] = t;
     }
+}
+
+MN_INLINE f32x16 as_floats(const u32x16& x) {
+  float f[16];
+  std::memcpy(f, x.v, sizeof f);
+  return f32x16::load(f);
 }
 
 MN_INLINE void interleave(const bf16* a, const bf16* b, bf16* dst) {

@@ -62,7 +62,9 @@ def test_chunks_of_every_size_equal_the_prefill(isa: str, window: int | None, dt
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("window", [None, 129])
 @pytest.mark.parametrize("heads", HEADS, ids=str)
-def test_a_ragged_batch_equals_each_sequence_alone(heads, window: int | None, dtype) -> None:
+def test_a_ragged_batch_equals_each_sequence_alone(
+    isa: str, heads, window: int | None, dtype
+) -> None:
     sizes = [(0, 5), (1, 1), (63, 1), (64, 70), (300, 2), (2047, 3), (2050, 0)]
     rows = [tokens(sum(size), heads, dtype, seed=i) for i, size in enumerate(sizes)]
     sink = rows[0][3]
@@ -84,7 +86,7 @@ def test_a_ragged_batch_equals_each_sequence_alone(heads, window: int | None, dt
 @pytest.mark.parametrize("window", [None, 2, 129])
 @pytest.mark.parametrize("committed", [0, 61, 64, 127, 310, 2040])
 def test_a_documents_place_in_a_packed_call_does_not_matter(
-    committed: int, window: int | None, dtype
+    isa: str, committed: int, window: int | None, dtype
 ) -> None:
     lens = (committed, 3, 0, 150)
     q, k, v, sink = tokens(sum(lens), HEADS[0], dtype)
@@ -119,7 +121,7 @@ def signed(masks: list[int]) -> Tensor:
 @pytest.mark.parametrize(
     ("committed", "nodes"), [(0, 7), (15, 20), (62, 64), (310, 30), (2046, 12)]
 )
-def test_tree_nodes_equal_plain_decoding(committed, nodes, heads, window, dtype) -> None:
+def test_tree_nodes_equal_plain_decoding(isa: str, committed, nodes, heads, window, dtype) -> None:
     q, k, v, sink = tokens(committed + nodes, heads, dtype)
     masks, paths = random_tree(nodes, seed=nodes)
     cache = filled_cache([k[:committed]], [v[:committed]], window)
@@ -153,7 +155,7 @@ def test_the_order_of_tree_nodes_does_not_matter() -> None:
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("window", [None, 129])
-def test_thread_counts_do_not_matter(window: int | None, dtype) -> None:
+def test_thread_counts_do_not_matter(isa: str, window: int | None, dtype) -> None:
     before = torch.get_num_threads()
     results = []
     q, k, v, sink = tokens(4500, HEADS[1], dtype)

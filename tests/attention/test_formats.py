@@ -118,7 +118,7 @@ def test_chunks_of_every_size_equal_one_prefill(isa: str, heads, kv_format: str)
 
 @pytest.mark.parametrize("kv_format", FORMATS)
 @pytest.mark.parametrize("committed", [0, 15, 62, 2046])
-def test_tree_nodes_equal_plain_decoding(committed: int, kv_format: str) -> None:
+def test_tree_nodes_equal_plain_decoding(isa: str, committed: int, kv_format: str) -> None:
     nodes = 12
     q, k, v, sink = tokens(committed + nodes, HEADS[0], torch.bfloat16)
     masks, paths = random_tree(nodes, seed=nodes)
@@ -136,7 +136,7 @@ def test_tree_nodes_equal_plain_decoding(committed: int, kv_format: str) -> None
 
 
 @pytest.mark.parametrize("kv_format", FORMATS)
-def test_batch_and_threads_do_not_matter(kv_format: str) -> None:
+def test_batch_and_threads_do_not_matter(isa: str, kv_format: str) -> None:
     before = torch.get_num_threads()
     q, k, v, sink = tokens(2300, HEADS[2], torch.bfloat16)
     cache = cache_for(k, v, kv_format, rows=2)
