@@ -8,6 +8,7 @@
 #include "attention/backward_plan.h"
 #include "attention/call.h"
 #include "runtime/module.h"
+#include "runtime/new_tensor.h"
 #include "runtime/scratch.h"
 #include "runtime/tensor_caster.h"
 
@@ -16,12 +17,12 @@ namespace {
 
 using OptionalTensor = std::optional<Tensor>;
 
-struct Gradients {
+struct Upstream {
   const Tensor& dout;
   const OptionalTensor& dlse;
-  const Tensor &dq, &dk, &dv;
-  const OptionalTensor& dsink;
 };
+// dq, dk, dv and, where it is wanted, dsink.
+using Gradients = std::tuple<NewTensor, NewTensor, NewTensor, std::optional<NewTensor>>;
 
 char* element(const Tensor& t, int64_t at) { return t.as<char>() + at * size_of(t.dtype); }
 int64_t token_stride(const Tensor& t) { return t.stride[t.ndim - 3]; }
@@ -48,27 +49,18 @@ void check_dense(const Check& check, const Tensor& t, const char* argument, cons
 class BackwardCall {
  public:
   BackwardCall(const Check& check, const AttentionTensors& tensors, const AttentionOptions& options,
-               const Gradients& g)
-      : forward_(check, tensors, options), t_(tensors), g_(g) {
+               const Upstream& up)
+      : forward_(check, tensors, options), t_(tensors), up_(up) {
     same_shape(check, t_.out, "out", t_.q, "q", t_.q.ndim - 1);
     check.contiguous(t_.out, "out");
-    same_shape(check, g_.dout, "dout", t_.out, "out", t_.out.ndim);
-    check.same_dtype(g_.dout, "dout", t_.q, "q");
-    check.on_cpu(g_.dout, "dout");
-    check.last_dim_contiguous(g_.dout, "dout");
+    same_shape(check, up_.dout, "dout", t_.out, "out", t_.out.ndim);
+    check.same_dtype(up_.dout, "dout", t_.q, "q");
+    check.on_cpu(up_.dout, "dout");
+    check.last_dim_contiguous(up_.dout, "dout");
     check.contiguous(*t_.lse, "lse");
     check.dtype(*t_.lse, "lse", {DType::f32});
-    if (g_.dlse) check_dense(check, *g_.dlse, "dlse", *t_.lse, "lse");
-    check_dense(check, g_.dq, "dq", t_.q, "q");
-    check_dense(check, g_.dk, "dk", t_.k, "k");
-    check_dense(check, g_.dv, "dv", t_.v, "v");
+    if (up_.dlse) check_dense(check, *up_.dlse, "dlse", *t_.lse, "lse");
     const AttentionProblem& f = forward_.problem;
-    if (g_.dsink) {
-      check.shape(*g_.dsink, "dsink", {f.q_heads}, "[Hq]");
-      check.dtype(*g_.dsink, "dsink", {DType::f32});
-      check.contiguous(*g_.dsink, "dsink");
-      p_.dsink = g_.dsink->as<float>();
-    }
     p_.q_heads = f.q_heads;
     p_.kv_heads = f.kv_heads;
     p_.dim_qk = f.layout.dim_qk;
@@ -81,13 +73,26 @@ class BackwardCall {
     p_.k_head_stride = head_stride(t_.k);
     p_.v_token_stride = token_stride(t_.v);
     p_.v_head_stride = head_stride(t_.v);
-    p_.dout_token_stride = token_stride(g_.dout);
-    p_.dout_head_stride = head_stride(g_.dout);
+    p_.dout_token_stride = token_stride(up_.dout);
+    p_.dout_head_stride = head_stride(up_.dout);
     p_.lse_head_stride = f.lse_head_stride;
     p_.window = f.window;
     p_.causal = f.causal;
     p_.scale = f.scale;
     p_.sink = f.sink;
+  }
+
+  // Once everything has been checked, and before sequences are added.
+  Gradients make_gradients(bool want_sink) {
+    Gradients made{new_tensor_like(t_.q), new_tensor_like(t_.k), new_tensor_like(t_.v), {}};
+    dq_ = std::get<0>(made).view;
+    dk_ = std::get<1>(made).view;
+    dv_ = std::get<2>(made).view;
+    if (want_sink) {
+      std::get<3>(made) = new_tensor(t_.q, DType::f32, {p_.q_heads});
+      p_.dsink = std::get<3>(made)->view.as<float>();
+    }
+    return made;
   }
 
   // Queries [token, token + tokens) and keys [key, key + keys), of key_rows that there are, of a
@@ -107,13 +112,13 @@ class BackwardCall {
     s.q = strided(t_.q, token);
     s.k = strided(t_.k, key);
     s.v = strided(t_.v, key);
-    s.dout = strided(g_.dout, token);
+    s.dout = strided(up_.dout, token);
     s.out = packed(t_.out, token);
     s.lse = t_.lse->as<float>() + lse_at;
-    if (g_.dlse) s.dlse = g_.dlse->as<float>() + lse_at;
-    s.dq = packed(g_.dq, token);
-    s.dk = packed(g_.dk, key);
-    s.dv = packed(g_.dv, key);
+    if (up_.dlse) s.dlse = up_.dlse->as<float>() + lse_at;
+    s.dq = packed(dq_, token);
+    s.dk = packed(dk_, key);
+    s.dv = packed(dv_, key);
     s.tokens = tokens;
     s.first_position = keys - tokens;
     s.keys = keys;
@@ -158,55 +163,56 @@ class BackwardCall {
  private:
   AttentionCall forward_;
   AttentionTensors t_;
-  Gradients g_;
+  Upstream up_;
+  Tensor dq_, dk_, dv_;
   BackwardProblem p_{};
   std::vector<BackwardSequence> sequences_;
   int64_t blocks_ = 0;
 };
 
-void attention_backward(const Tensor& dout, const OptionalTensor& dlse, const Tensor& q,
-                        const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
-                        const Tensor& dq, const Tensor& dk, const Tensor& dv,
-                        const OptionalTensor& dsink, std::optional<double> scale, bool causal,
-                        std::optional<int64_t> window_keys, const OptionalTensor& sink,
-                        const OptionalTensor& kv_lens) {
+Gradients attention_backward(const Tensor& dout, const OptionalTensor& dlse, const Tensor& q,
+                             const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
+                             std::optional<double> scale, bool causal,
+                             std::optional<int64_t> window_keys, const OptionalTensor& sink,
+                             const OptionalTensor& kv_lens, bool want_dsink) {
   const Check check("attention_backward");
   check.shape(q, "q", {kAny, kAny, kAny, kAny}, "[B, T, Hq, Dqk]");
   check.shape(lse, "lse", {q.shape[0], q.shape[2], q.shape[1]}, "[B, Hq, T]");
   const OptionalTensor saved(lse);
-  BackwardCall call(check, {q, k, v, out, saved, sink}, {scale, causal, window_keys},
-                    {dout, dlse, dq, dk, dv, dsink});
+  BackwardCall call(check, {q, k, v, out, saved, sink}, {scale, causal, window_keys}, {dout, dlse});
   std::vector<int64_t> lens(static_cast<size_t>(q.shape[0]), k.shape[1]);
   if (kv_lens) lens = read_integers(check, *kv_lens, "kv_lens", q.shape[0], "[B]");
   for (const int64_t keys : lens) check.range(keys, "kv_lens", 0, k.shape[1]);
+  Gradients made = call.make_gradients(want_dsink && sink);
   for (int64_t b = 0; b < q.shape[0]; ++b)
     call.add_sequence(b, 0, q.shape[1], 0, lens[static_cast<size_t>(b)], k.shape[1]);
   call.run();
+  return made;
 }
 
-void attention_varlen_backward(const Tensor& dout, const OptionalTensor& dlse, const Tensor& q,
-                               const Tensor& k, const Tensor& v, const Tensor& out,
-                               const Tensor& lse, const Tensor& dq, const Tensor& dk,
-                               const Tensor& dv, const OptionalTensor& dsink,
-                               const Tensor& cu_seqlens_q, const Tensor& cu_seqlens_k,
-                               std::optional<double> scale, bool causal,
-                               std::optional<int64_t> window_keys, const OptionalTensor& sink) {
+Gradients attention_varlen_backward(const Tensor& dout, const OptionalTensor& dlse, const Tensor& q,
+                                    const Tensor& k, const Tensor& v, const Tensor& out,
+                                    const Tensor& lse, const Tensor& cu_seqlens_q,
+                                    const Tensor& cu_seqlens_k, std::optional<double> scale,
+                                    bool causal, std::optional<int64_t> window_keys,
+                                    const OptionalTensor& sink, bool want_dsink) {
   const Check check("attention_varlen_backward");
   check.shape(q, "q", {kAny, kAny, kAny}, "[N, Hq, Dqk]");
   check.shape(lse, "lse", {q.shape[1], q.shape[0]}, "[Hq, N]");
   const OptionalTensor saved(lse);
-  BackwardCall call(check, {q, k, v, out, saved, sink}, {scale, causal, window_keys},
-                    {dout, dlse, dq, dk, dv, dsink});
+  BackwardCall call(check, {q, k, v, out, saved, sink}, {scale, causal, window_keys}, {dout, dlse});
   const std::vector<int64_t> q_edges = read_edges(check, cu_seqlens_q, "cu_seqlens_q", q.shape[0]);
   const std::vector<int64_t> k_edges = read_edges(check, cu_seqlens_k, "cu_seqlens_k", k.shape[0]);
   if (q_edges.size() != k_edges.size())
     check.fail("cu_seqlens_k", std::to_string(q_edges.size() - 1) + " documents, as cu_seqlens_q",
                std::to_string(k_edges.size() - 1) + " documents");
+  Gradients made = call.make_gradients(want_dsink && sink);
   for (size_t d = 0; d + 1 < q_edges.size(); ++d) {
     const int64_t keys = k_edges[d + 1] - k_edges[d];
     call.add_sequence(0, q_edges[d], q_edges[d + 1] - q_edges[d], k_edges[d], keys, keys);
   }
   call.run();
+  return made;
 }
 
 }  // namespace
@@ -214,14 +220,13 @@ void attention_varlen_backward(const Tensor& dout, const OptionalTensor& dlse, c
 void bind_attention_backward(pybind11::module_& m) {
   namespace py = pybind11;
   m.def("attention_backward", &attention_backward, py::arg("dout"), py::arg("dlse"), py::arg("q"),
-        py::arg("k"), py::arg("v"), py::arg("out"), py::arg("lse"), py::arg("dq"), py::arg("dk"),
-        py::arg("dv"), py::arg("dsink"), py::arg("scale"), py::arg("causal"),
-        py::arg("window_keys"), py::arg("sink"), py::arg("kv_lens"));
+        py::arg("k"), py::arg("v"), py::arg("out"), py::arg("lse"), py::arg("scale"),
+        py::arg("causal"), py::arg("window_keys"), py::arg("sink"), py::arg("kv_lens"),
+        py::arg("want_dsink"));
   m.def("attention_varlen_backward", &attention_varlen_backward, py::arg("dout"), py::arg("dlse"),
-        py::arg("q"), py::arg("k"), py::arg("v"), py::arg("out"), py::arg("lse"), py::arg("dq"),
-        py::arg("dk"), py::arg("dv"), py::arg("dsink"), py::arg("cu_seqlens_q"),
-        py::arg("cu_seqlens_k"), py::arg("scale"), py::arg("causal"), py::arg("window_keys"),
-        py::arg("sink"));
+        py::arg("q"), py::arg("k"), py::arg("v"), py::arg("out"), py::arg("lse"),
+        py::arg("cu_seqlens_q"), py::arg("cu_seqlens_k"), py::arg("scale"), py::arg("causal"),
+        py::arg("window_keys"), py::arg("sink"), py::arg("want_dsink"));
 }
 
 }  // namespace mn

@@ -103,19 +103,23 @@ def _gradients(
     needs_sink: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """dq, dk, dv and, where it is wanted, dsink, in the dtypes of their tensors."""
-    _C, o = native("cpu"), options
-    dq, dk, dv = (_C.empty(t, t.shape) for t in (q, k, v))
-    dsink = torch.empty(sink.shape, dtype=torch.float32) if needs_sink else None
     if dout.stride(-1) != 1:  # a sum's gradient is one number, expanded
         dout = dout.clone(memory_format=torch.contiguous_format)
-    dlse = None if dlse is None else dlse.contiguous()
-    tensors = (dout, dlse, q, k, v, out, lse, dq, dk, dv, dsink)
+    if dlse is not None:
+        dlse = dlse.contiguous()
+    _C, o = native("cpu"), options
+    call = (o.scale, o.causal, o.window_keys, sink)
     if o.cu_seqlens_q is None:
-        _C.attention_backward(*tensors, o.scale, o.causal, o.window_keys, sink, o.kv_lens)
+        grads = _C.attention_backward(dout, dlse, q, k, v, out, lse, *call, o.kv_lens, needs_sink)
     else:
         edges = (o.cu_seqlens_q, o.cu_seqlens_k)
-        _C.attention_varlen_backward(*tensors, *edges, o.scale, o.causal, o.window_keys, sink)
-    return dq, dk, dv, None if dsink is None else dsink.to(sink.dtype)
+        grads = _C.attention_varlen_backward(
+            dout, dlse, q, k, v, out, lse, *edges, *call, needs_sink
+        )
+    dsink = grads[3]
+    if dsink is not None and dsink.dtype != sink.dtype:
+        return *grads[:3], dsink.to(sink.dtype)
+    return grads
 
 
 # In compiled code every call gives its lse: one node whether it is used or not.
