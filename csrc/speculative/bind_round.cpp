@@ -50,7 +50,7 @@ class SpeculativeRows {
     at(row).hidden.append(hidden.as<char>() + start * row_bytes_, count, position);
   }
   void forget(int64_t row) { at(row).hidden.clear(); }
-  std::vector<int64_t> find_copy(int64_t row, int64_t length) {
+  std::pair<std::vector<int64_t>, int64_t> find_copy(int64_t row, int64_t length) {
     return look_up(at(row).tokens, length);
   }
   py::tuple round(
@@ -58,7 +58,8 @@ class SpeculativeRows {
       const std::vector<const CacheLayers*>& block_caches,
       const std::vector<std::tuple<int64_t, int64_t, std::vector<int64_t>, std::vector<int64_t>>>&
           requests,
-      int64_t width, int64_t beam, int64_t budget, double least_step, double least_node);
+      int64_t width, int64_t beam, int64_t budget, double least_step, double least_node,
+      const std::vector<int64_t>& copied, bool beside);
 
  private:
   SpeculativeRow& at(int64_t row) {
@@ -94,7 +95,8 @@ py::tuple SpeculativeRows::round(
     const std::vector<const CacheLayers*>& block_caches,
     const std::vector<std::tuple<int64_t, int64_t, std::vector<int64_t>, std::vector<int64_t>>>&
         requests,
-    int64_t width, int64_t beam, int64_t budget, double least_step, double least_node) {
+    int64_t width, int64_t beam, int64_t budget, double least_step, double least_node,
+    const std::vector<int64_t>& copied, bool beside) {
   const Check check("speculative_round");
   const int64_t heads = static_cast<int64_t>(blocks.size());
   check.range(width, "width", 0, kMostNodes - 1);
@@ -102,6 +104,13 @@ py::tuple SpeculativeRows::round(
   check.range(budget, "budget", 0, kMostNodes - 1);
   if (block_caches.size() != blocks.size() || (heads && row_bytes_ == 0))
     check.fail("caches", "one per MTP block", std::to_string(block_caches.size()));
+  CopyRule copies{.beside = beside};
+  if (copied.size() > copies.lengths.size())
+    check.fail("copied", "a length by match, 0 to 8", std::to_string(copied.size()) + " lengths");
+  for (size_t i = 0; i < copied.size(); ++i) {
+    check.range(copied[i], "copied", 0, kMostNodes - 1);
+    copies.lengths[i] = copied[i];
+  }
   const int64_t batch = caches.lengths.numel();
   if (batch != static_cast<int64_t>(rows_.size()))
     check.fail("cache", std::to_string(rows_.size()) + " rows", std::to_string(batch));
@@ -113,21 +122,21 @@ py::tuple SpeculativeRows::round(
     if (known != fed + 1)
       check.fail("tokens", "one more than the cache's " + std::to_string(fed),
                  std::to_string(known));
-    rows.push_back({row, depth, {tokens, parents}});
+    rows.push_back({row, depth, {tokens, parents}, true});
     check_extra(check, rows.back().extra, decoder.head.layout.outputs);
   }
   RoundResult result;
   {
     const py::gil_scoped_release release;
-    result = run_round({decoder, caches, blocks, block_caches}, rows_, rows,
-                       {width, beam, budget, least_step, least_node}, memory_);
+    result = run_round({decoder, caches, blocks, block_caches}, rows_, std::move(rows),
+                       {width, beam, budget, least_step, least_node}, copies, memory_);
   }
   py::list walks;
   for (Walk& walk : result.walks)
-    walks.append(py::make_tuple(std::move(walk.tokens), std::move(walk.logprobs),
-                                std::move(walk.path), std::move(walk.draft.tokens),
-                                std::move(walk.draft.parents)));
-  return py::make_tuple(walks, result.draft_seconds, result.verify_seconds);
+    walks.append(py::make_tuple(walk.tokens, walk.logprobs, walk.path,
+                                py::tuple(py::cast(walk.draft.tokens)),
+                                py::tuple(py::cast(walk.draft.parents)), walk.matched));
+  return py::make_tuple(walks, result.draft_seconds, result.verify_seconds, result.steps);
 }
 
 }  // namespace
@@ -147,7 +156,8 @@ void bind_speculative_round(py::module_& m) {
       .def("find_copy", &SpeculativeRows::find_copy, py::arg("row"), py::arg("length"))
       .def("round", &SpeculativeRows::round, py::arg("decoder"), py::arg("caches"),
            py::arg("blocks"), py::arg("block_caches"), py::arg("requests"), py::arg("width"),
-           py::arg("beam"), py::arg("budget"), py::arg("least_step"), py::arg("least_node"));
+           py::arg("beam"), py::arg("budget"), py::arg("least_step"), py::arg("least_node"),
+           py::arg("copied"), py::arg("beside"));
 }
 
 }  // namespace mn

@@ -152,7 +152,7 @@ void children(const float* logits, int64_t rows, int64_t vocab, int64_t width,
 
 std::vector<Draft> draft_blocks(const RoundModel& model, std::vector<SpeculativeRow>& state,
                                 const std::vector<RoundRow>& rows, const DraftShape& shape,
-                                RoundMemory& memory) {
+                                RoundMemory& memory, int64_t& steps) {
   std::vector<Growth> growths(rows.size());
   const int64_t batch = model.caches.lengths.numel();
   const auto* fed = model.caches.lengths.as<int64_t>();
@@ -173,7 +173,8 @@ std::vector<Draft> draft_blocks(const RoundModel& model, std::vector<Speculative
         const HiddenRing& hidden = state[static_cast<size_t>(row)].hidden;
         const int64_t n = fed[row];
         int64_t final = 0;
-        if (k < rows[next].depth && n > std::max(k, k ? 0 : *drafting.length(row)))
+        if (rows[next].blocks && k < rows[next].depth &&
+            n > std::max(k, k ? 0 : *drafting.length(row)))
           pass_over(drafting.caches, row, n - k - 1);
         else
           growth.stop();
@@ -211,6 +212,7 @@ std::vector<Draft> draft_blocks(const RoundModel& model, std::vector<Speculative
     const int64_t vocab = drafting.block.head.layout.outputs;
     auto* logits = reinterpret_cast<float*>(memory.at_least(RoundMemory::logits, ends * vocab * 4));
     drafting.run(logits);
+    ++steps;
     children(logits, ends, vocab, shape.width, tokens, logprobs);
     size_t at = 0;
     for (Growth& growth : growths) {

@@ -2,6 +2,7 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "model/pass.h"
@@ -87,6 +88,23 @@ void walk(const Trees& trees, size_t first, int64_t nodes, const float* logits, 
   out.path.resize(static_cast<size_t>(std::max<int64_t>(count - 1, 0)));
 }
 
+// Adds copied text to a row; how many tokens before it matched.
+int64_t copy_text(const CopyRule& rule, const SpeculativeRow& state, RoundRow& row) {
+  const int64_t most = *std::max_element(rule.lengths.begin(), rule.lengths.end());
+  if (most == 0) return 0;
+  auto [tokens, matched] = look_up(state.tokens, std::min(most, row.depth));
+  const int64_t length = rule.lengths[static_cast<size_t>(matched)];
+  if (length == 0 || tokens.empty()) return 0;
+  Draft copied;
+  for (int64_t i = 0; i < std::min(length, static_cast<int64_t>(tokens.size())); ++i) {
+    copied.tokens.push_back(tokens[static_cast<size_t>(i)]);
+    copied.parents.push_back(i - 1);
+  }
+  merge(row.extra, copied, kMostNodes - 1);
+  row.blocks = rule.beside;
+  return matched;
+}
+
 void check_walks(std::vector<SpeculativeRow>& state, const std::vector<RoundRow>& rows,
                  const std::vector<Walk>& walks) {
   for (const Walk& walk : walks) {
@@ -104,12 +122,17 @@ void check_walks(std::vector<SpeculativeRow>& state, const std::vector<RoundRow>
 }  // namespace
 
 RoundResult run_round(const RoundModel& model, std::vector<SpeculativeRow>& state,
-                      const std::vector<RoundRow>& rows, const DraftShape& shape,
+                      std::vector<RoundRow> rows, const DraftShape& shape, const CopyRule& copies,
                       RoundMemory& memory) {
   const Clock::time_point began = Clock::now();
-  RoundResult result{std::vector<Walk>(rows.size()), 0, 0};
+  RoundResult result{std::vector<Walk>(rows.size()), 0, 0, 0};
+  bool drafting = false;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    result.walks[i].matched = copy_text(copies, state[static_cast<size_t>(rows[i].row)], rows[i]);
+    drafting |= shape.width > 0 && rows[i].blocks;
+  }
   std::vector<Draft> drafts(rows.size());
-  if (shape.width > 0) drafts = draft_blocks(model, state, rows, shape, memory);
+  if (drafting) drafts = draft_blocks(model, state, rows, shape, memory, result.steps);
   Trees trees;
   size_t next = 0;
   for (int64_t row = 0; row < model.caches.lengths.numel(); ++row) {

@@ -18,12 +18,14 @@ struct RoundModel {
 };
 
 struct RoundRow {
-  int64_t row;    // of the caches; ascending among the rows of a round
-  int64_t depth;  // of the deepest draft that may be used
-  Draft extra;    // verified beside what the blocks draft
+  int64_t row;         // of the caches; ascending among the rows of a round
+  int64_t depth;       // of the deepest draft that may be used
+  Draft extra;         // verified beside what the blocks draft
+  bool blocks = true;  // whether these draft
 };
 
 struct Walk {
+  int64_t matched;  // tokens before the copied ones; 0: none were copied
   Draft draft;
   std::vector<int64_t> path;    // accepted nodes, the root being node 0
   std::vector<int64_t> tokens;  // drawn, one more than accepted
@@ -33,6 +35,7 @@ struct Walk {
 struct RoundResult {
   std::vector<Walk> walks;
   double draft_seconds, verify_seconds;
+  int64_t steps;  // passes of MTP blocks that drafts took
 };
 
 // Memory between the rounds of one caller.
@@ -52,11 +55,11 @@ class RoundMemory {
 // Drafts of the MTP blocks for every row; commits what the blocks see of known tokens.
 std::vector<Draft> draft_blocks(const RoundModel& model, std::vector<SpeculativeRow>& state,
                                 const std::vector<RoundRow>& rows, const DraftShape& shape,
-                                RoundMemory& memory);
+                                RoundMemory& memory, int64_t& steps);
 
 // Every row has fed all tokens but its last. Appends the drawn tokens to the rows' own.
 RoundResult run_round(const RoundModel& model, std::vector<SpeculativeRow>& state,
-                      const std::vector<RoundRow>& rows, const DraftShape& shape,
+                      std::vector<RoundRow> rows, const DraftShape& shape, const CopyRule& copies,
                       RoundMemory& memory);
 
 }  // namespace mn

@@ -15,8 +15,9 @@ void HiddenRing::append(const void* states, int64_t count, int64_t position) {
   first_ = std::max(first_, end_ - capacity_);
 }
 
-std::vector<int64_t> look_up(const std::vector<int32_t>& tokens, int64_t length) {
-  constexpr int64_t kLongest = 4, kShortest = 2;
+std::pair<std::vector<int64_t>, int64_t> look_up(const std::vector<int32_t>& tokens,
+                                                 int64_t length) {
+  constexpr int64_t kLongest = kLongestMatch, kShortest = 2;
   const auto count = static_cast<int64_t>(tokens.size());
   const int32_t* t = tokens.data();
   int64_t matched = kShortest - 1, found = 0;
@@ -28,8 +29,8 @@ std::vector<int64_t> look_up(const std::vector<int32_t>& tokens, int64_t length)
     matched = size;
     found = end;
   }
-  if (found == 0) return {};
-  return {t + found, t + std::min(found + length, count)};
+  if (found == 0) return {{}, 0};
+  return {{t + found, t + std::min(found + length, count)}, matched};
 }
 
 }  // namespace mn

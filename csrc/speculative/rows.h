@@ -2,8 +2,10 @@
 // states that the MTP blocks have yet to see.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "speculative/draft.h"
@@ -49,8 +51,18 @@ struct SpeculativeRow {
   HiddenRing hidden;
 };
 
-// Up to `length` tokens that followed the latest earlier occurrence of the last 4 tokens, or else
-// of the last 3, or 2.
-std::vector<int64_t> look_up(const std::vector<int32_t>& tokens, int64_t length);
+inline constexpr int64_t kLongestMatch = 8;
+
+// How many tokens to copy by how many before them matched, 0 to 8; `beside`: in addition to what
+// the blocks draft for the row, else in its place.
+struct CopyRule {
+  std::array<int64_t, kLongestMatch + 1> lengths{};
+  bool beside = false;
+};
+
+// Up to `length` tokens that followed the latest earlier occurrence of the last 8 tokens, or else
+// of the last 7, and so on to 2; and how many matched.
+std::pair<std::vector<int64_t>, int64_t> look_up(const std::vector<int32_t>& tokens,
+                                                 int64_t length);
 
 }  // namespace mn

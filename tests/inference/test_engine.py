@@ -7,6 +7,7 @@ import torch
 
 import mimo_native as mn
 from mimo_native.inference import Engine
+from mimo_native.inference.speculation import NativeRounds
 from mimo_native.nn.native import NativeDecoder
 
 CONFIG = mn.MiMoConfig.tiny()
@@ -199,10 +200,15 @@ def test_bad_requests_are_refused_before_they_are_queued(model) -> None:
             mn.Sampling(**bad)
 
 
-def test_a_failed_step_loses_nothing(model, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("one_call", [True, False])
+def test_a_failed_step_loses_nothing(
+    model, one_call: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prompt = make_prompts(1, seed=12)[0]
     want = mn.generate(model, [prompt], sampling=make_sampling(1))[0].token_ids
     engine = Engine(model, max_batch=1, max_tokens=100)
+    if not one_call:
+        engine.plain = None
     engine.add(prompt, make_sampling(1))
     engine.step()
 
@@ -210,7 +216,10 @@ def test_a_failed_step_loses_nothing(model, monkeypatch: pytest.MonkeyPatch) -> 
         raise RuntimeError("interrupted")
 
     with monkeypatch.context() as patch:
-        patch.setattr(NativeDecoder, "run", fail)
+        if one_call:
+            patch.setattr(NativeRounds, "run_plain", fail)
+        else:
+            patch.setattr(NativeDecoder, "run", fail)
         with pytest.raises(RuntimeError, match="interrupted"):
             engine.step()
     while engine.has_work:

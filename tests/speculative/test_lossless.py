@@ -12,7 +12,7 @@ import torch
 
 import mimo_native as mn
 from mimo_native.inference import Engine
-from mimo_native.inference.speculation import Draft, Round, Speculator
+from mimo_native.inference.speculation import Draft, Plan, Round, Speculator
 from mimo_native.inference.speculation.native import NativeRounds
 
 WINDOWS = (1, 2, 5, 9, 33, 65)
@@ -63,8 +63,9 @@ class Adversary:
     def propose(self, requests):
         drafts = [self._tree(r) for r in requests]
         if self.native is None:
-            return Round("adversary", drafts)
-        return Round("adversary", (), *self.native.run(requests, [0] * len(requests), None, drafts))
+            return Round(drafts)
+        assert self.native.ready()
+        return self.native.run(requests, [0] * len(requests), Plan(), drafts)
 
     def _tree(self, request) -> Draft:
         room = request.sampling.max_tokens - len(request.output) - 1
@@ -110,6 +111,18 @@ def random_requests(rng: random.Random, vocab: int, count: int):
     return prompts, controls
 
 
+def plain_run(model, prompts, controls, *, native: bool):
+    engine = Engine(model, max_batch=len(prompts), max_tokens=80)
+    assert engine.plain is not None
+    if not native:
+        engine.plain = None
+    for prompt, sampling in zip(prompts, controls, strict=True):
+        engine.add(prompt, sampling)
+    while engine.has_work:
+        engine.step()
+    return [engine.finished[i].completion() for i in range(len(prompts))]
+
+
 def check_case(seed: int) -> tuple[int, int]:
     """Plain against a real mode or an adversary; -> passes and tokens of the speculative run."""
     rng = random.Random(seed)
@@ -117,7 +130,7 @@ def check_case(seed: int) -> tuple[int, int]:
     model = tiny_model(seed, window=rng.choice(WINDOWS), dtype=dtype)
     vocab = model.config.vocab_size
     prompts, controls = random_requests(rng, vocab, rng.randrange(1, 4))
-    plain = mn.generate(model, prompts, sampling=controls)
+    plain = plain_run(model, prompts, controls, native=rng.random() < 0.5)
     engine = Engine(
         model,
         max_batch=rng.randrange(1, 4),

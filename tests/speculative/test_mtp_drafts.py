@@ -5,7 +5,7 @@ import torch
 
 import mimo_native as mn
 from mimo_native.inference import Engine
-from mimo_native.inference.speculation import PLAIN, Round, Speculator
+from mimo_native.inference.speculation import Round, Speculator
 from mimo_native.inference.speculation.draft import TreeShape
 from mimo_native.inference.speculation.mtp import MTPDrafter
 
@@ -90,7 +90,7 @@ def test_a_long_lag_is_caught_up() -> None:
     drafter = MTPDrafter(model, plain.cache)
     observed = []
     plain.speculator.observe = lambda row, hidden, at, _: observed.append((hidden, list(at)))
-    plain.speculator.propose = lambda requests: Round(PLAIN)
+    plain.speculator.propose = lambda requests: Round()
     plain.add([1 + i % 13 for i in range(90)], mn.Sampling(temperature=1, seed=2, max_tokens=80))
     while plain.has_work and len(observed) < 60:
         plain.step()

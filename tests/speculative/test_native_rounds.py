@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mimo_native.inference import Engine
-from mimo_native.inference.speculation import Round, Speculator
+from mimo_native.inference.speculation import Plan, Round, Speculator
 from mimo_native.inference.speculation.draft import TreeShape
 
 from .test_lossless import WINDOWS, random_requests, tiny_model
@@ -28,14 +28,15 @@ class Fixed(Speculator):
 
     def propose(self, requests):
         self.rounds += 1
+        assert self.native is None or self.native.ready()
         # Rounds without drafts let the blocks fall behind.
         if self.rounds % 97 < self.skip:
-            return Round("plain")
+            return Round()
         depths = [r.sampling.max_tokens - len(r.output) - 1 for r in requests]
         if self.native is not None:
-            return Round("fixed", (), *self.native.run(requests, depths, self.shape))
+            return self.native.run(requests, depths, Plan(self.shape))
         drafts = self.drafter.draft(requests, depths, self.shape)
-        return Round("fixed", drafts)
+        return Round(drafts)
 
     def record(self, *args) -> None: ...
 

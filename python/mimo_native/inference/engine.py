@@ -20,7 +20,7 @@ from ..errors import ShapeError
 from ..nn import MiMoForCausalLM, Output
 from .request import FinishReason, Piece, Request, Stats
 from .sampling import PENALTIES, Sampling
-from .speculation import PLAIN, Mode, Round, Speculator, Walk
+from .speculation import Mode, NativeRounds, Round, Speculator, Walk
 from .stop import StopFilter
 
 __all__ = ["Engine"]
@@ -62,6 +62,9 @@ class Engine:
             if speculative is None
             else Speculator(model, self.cache, speculative, native=not self.record_routing)
         )
+        self.plain = None
+        if self.speculator is None and not self.record_routing:
+            self.plain = NativeRounds.of(model, self.cache, drafts=False)
         self.waiting: deque[Request] = deque()
         self.rows: list[Request | None] = [None] * max_batch
         self.finished: dict[int, Request] = {}
@@ -132,14 +135,9 @@ class Engine:
         began = time.perf_counter()
         active = [r for r in self.rows if r is not None]
         decoding = all(r.fed == len(r.tokens) - 1 and r.output for r in active)
-        arm = PLAIN
-        if self.speculator is not None and decoding:
-            round = self.speculator.propose(active)
-            if any(round.drafts):
-                round = self._verify(active, round, began)
-            if round.walks:
-                return self._walked(active, round, began)
-            arm = round.arm
+        round = self._round(active, began) if decoding else None
+        if round is not None and round.walks:
+            return self._walked(active, round, began)
         out, cu_seqlens = self._feed()
         ready = [r for r in active if r.fed == len(r.tokens)]
         if not ready:
@@ -151,8 +149,8 @@ class Engine:
             logits = self.model.logits(out.hidden[0, last])
         ids, logprobs = self._sample(logits, ready)
         now = time.perf_counter()
-        if self.speculator is not None and decoding:
-            self.speculator.record(arm, active, len(active), now - began)
+        if self.speculator is not None and round is not None:
+            self.speculator.record(round, active, len(active), now - began)
         return [
             self._take(request, [token], [logprob], began, now)
             for request, token, logprob in zip(ready, ids.tolist(), logprobs.tolist(), strict=True)
@@ -227,6 +225,15 @@ class Engine:
         if self.record_routing and ids:
             request.routing.append(out.routing[:, 0, list(at)])
 
+    def _round(self, requests: list[Request], began: float) -> Round | None:
+        """A round of drafts, or a plain one in one call; without walks it is yet to be run."""
+        if self.speculator is not None:
+            round = self.speculator.propose(requests)
+            return self._verify(requests, round, began) if any(round.drafts) else round
+        if self.plain is None or not self.plain.ready():
+            return None
+        return self.plain.run_plain(requests)
+
     def _verify(self, requests: list[Request], round: Round, began: float) -> Round:
         """One pass over a tree per request, and the walks down these trees."""
         drafted = time.perf_counter()
@@ -262,7 +269,9 @@ class Engine:
         self.cache.commit(torch.tensor([node for row in nodes for node in row]))
         for request, walk, at in zip(requests, walks, nodes, strict=True):
             self._fed(request, [request.tokens[-1], *walk.tokens[:-1]], out, at)
-        return Round(round.arm, (), walks, drafted - began, time.perf_counter() - drafted)
+        return Round(
+            (), walks, round.matched, drafted - began, time.perf_counter() - drafted, round.steps
+        )
 
     def _walked(self, requests: list[Request], round: Round, began: float) -> list[Piece]:
         """Take what a round has drawn and committed."""
@@ -279,7 +288,8 @@ class Engine:
             request.stats.verify_time += round.verify_time
             pieces.append(self._take(request, walk.tokens, walk.logprobs, began, now))
             count += len(walk.tokens)
-        self.speculator.record(round.arm, requests, count, time.perf_counter() - began)
+        if self.speculator is not None:
+            self.speculator.record(round, requests, count, time.perf_counter() - began)
         return pieces
 
     def _sample(self, logits: Tensor, requests: list[Request]) -> tuple[Tensor, Tensor]:

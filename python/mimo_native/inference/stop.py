@@ -35,6 +35,8 @@ class StopFilter:
         return text + rest
 
     def _take(self, source: Callable[[int], str], token_id: int) -> tuple[str, bool]:
+        if not self._stop:
+            return source(token_id), False
         self._held += source(token_id)
         found = [at for at in (self._held.find(s) for s in self._stop) if at >= 0]
         if found:

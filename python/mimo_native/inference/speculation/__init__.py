@@ -1,7 +1,8 @@
 """Speculative decoding: where drafts come from, how a tree is chosen, and when it is worth it."""
 
-from .draft import Draft, Walk
-from .policy import PLAIN
-from .speculator import Mode, Round, Speculator
+from .draft import Draft, Round, TreeShape, Walk
+from .native import NativeRounds
+from .policy import Plan
+from .speculator import Mode, Speculator
 
-__all__ = ["PLAIN", "Draft", "Mode", "Round", "Speculator", "Walk"]
+__all__ = ["Draft", "Mode", "NativeRounds", "Plan", "Round", "Speculator", "TreeShape", "Walk"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["MOST_NODES", "Draft", "TreeShape", "Walk", "best_first", "chain", "merge"]
+__all__ = ["MOST_NODES", "Draft", "Round", "TreeShape", "Walk", "best_first", "chain", "merge"]
 
 MOST_NODES = 64  # with the root: a node's ancestors are one 64-bit word
 Path = tuple[int, ...]
@@ -57,6 +57,21 @@ class Walk:
     path: list[int]
     tokens: list[int]
     logprobs: list[float]
+
+
+@dataclass
+class Round:
+    """The drafts of one round, in the order of its requests, none at all in a plain round; or the
+    walks over them, where they have been verified and committed already. ``matched``: per request
+    the tokens before the copied ones, 0 where none were; ``steps``: blocks that ran. Times in
+    seconds."""
+
+    drafts: Sequence[Draft] = ()
+    walks: Sequence[Walk] = ()
+    matched: Sequence[int] = ()
+    draft_time: float = 0.0
+    verify_time: float = 0.0
+    steps: int = 0
 
 
 def _from_paths(paths: Iterable[Path]) -> Draft:

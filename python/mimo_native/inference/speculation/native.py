@@ -14,10 +14,12 @@ from ...cache import ModelCache
 from ...cache.storage import BLOCK
 from ...nn import MiMoForCausalLM
 from ..request import Request
-from .draft import Draft, TreeShape, Walk
+from .draft import Draft, Round, TreeShape, Walk
+from .policy import Plan
 
 __all__ = ["NativeRounds"]
 
+_NOTHING, _PLAIN = Draft(), Plan()
 _NO_BLOCKS = TreeShape(width=0, beam=0, budget=0)
 
 
@@ -33,25 +35,30 @@ class _Row:
 class NativeRounds:
     """Rounds for the rows of one cache; ``observe`` must be told of tokens committed elsewhere."""
 
-    def __init__(self, model: MiMoForCausalLM, cache: ModelCache) -> None:
+    def __init__(self, model: MiMoForCausalLM, cache: ModelCache, *, drafts: bool = True) -> None:
         self.model, self.cache = model, cache
-        self.heads = len(cache.mtp_layers)
+        self.heads = len(cache.mtp_layers) if drafts else 0
         # What a block may have yet to see: a ring of tokens and a part of one, and a tree's.
         ring = max((c.keys.shape[2] * BLOCK for c in cache.mtp_layers), default=0)
         self._capacity = ring + self.heads + 2 * BLOCK
         width = model.config.hidden_size * cache.dtype.itemsize if self.heads else 0
         self._rows = native("cpu").SpeculativeRows(cache.rows, width, self._capacity)
         self._state = [_Row() for _ in range(cache.rows)]
+        self._plan = None
+        self._block_caches = [cache.native_mtp_layers(k) for k in range(self.heads)]
 
-    @staticmethod
-    def serve(model: MiMoForCausalLM, cache: ModelCache) -> bool:
-        """Whether the native call can stand in for the modules."""
+    @classmethod
+    def of(
+        cls, model: MiMoForCausalLM, cache: ModelCache, *, drafts: bool = True
+    ) -> "NativeRounds | None":
+        """None where the native call cannot stand in for the modules. drafts: from MTP blocks."""
         plan = model._native.plan(model, cache)
-        return plan is not None and plan.embeds
+        return cls(model, cache, drafts=drafts) if plan is not None and plan.embeds else None
 
     def ready(self) -> bool:
-        """Whether it still can."""
-        return self.serve(self.model, self.cache)
+        """Whether it still can; to be asked before every round."""
+        self._plan = self.model._native.plan(self.model, self.cache)
+        return self._plan is not None and self._plan.embeds
 
     def observe(self, row: int, hidden: Tensor, at: Sequence[int], position: int) -> None:
         """Tokens ``at``, in a row, of a pass with hidden [1, N, D] now stand at ``position`` and
@@ -70,56 +77,63 @@ class NativeRounds:
         state.pending, state.waiting = [], 0
         self._rows.forget(row)
 
-    def copies(self, requests: Sequence[Request], lengths: Sequence[int]) -> list[list[int]]:
-        """Per request up to so many tokens that followed its last ones before."""
-        for request in requests:
-            self._sync(request)
-        return [
-            self._rows.find_copy(r.row, length) for r, length in zip(requests, lengths, strict=True)
-        ]
-
     def run(
         self,
         requests: Sequence[Request],
         depths: Sequence[int],
-        shape: TreeShape | None,
+        plan: Plan,
         extra: Sequence[Draft] | None = None,
-    ) -> tuple[list[Walk], float, float]:
-        """One round -> what was drawn, and the seconds of drafting and of verification.
+    ) -> Round:
+        """One round, by row, of requests with all tokens fed but the last.
 
-        depths: of the deepest draft from the blocks; shape None: none from them. extra: drafts
-        beside these. requests by row, each with all tokens fed but the last.
+        depths: of the deepest draft that is of use. extra: drafts beside those of the plan.
         """
-        for request in requests:
-            self._sync(request)
-        extra = extra or [Draft()] * len(requests)
-        plan = self.model._native.plan(self.model, self.cache)
-        shape = shape if shape is not None and self.heads else _NO_BLOCKS
-        walks, drafting, verifying = self._rows.round(
-            plan.decoder,
-            self.cache.native_layers,
-            plan.blocks,
-            [self.cache.native_mtp_layers(k) for k in range(self.heads)],
-            [
+        if extra is None:
+            rows = [(r.row, depth, (), ()) for r, depth in zip(requests, depths, strict=True)]
+        else:
+            rows = [
                 (r.row, depth, draft.tokens, draft.parents)
                 for r, depth, draft in zip(requests, depths, extra, strict=True)
-            ],
+            ]
+        return self._run(requests, rows, plan)
+
+    def run_plain(self, requests: Sequence[Request]) -> Round:
+        """The same without drafts."""
+        return self._run(requests, [(r.row, 0, (), ()) for r in requests], _PLAIN)
+
+    def _run(
+        self, requests: Sequence[Request], rows: list[tuple[object, ...]], plan: Plan
+    ) -> Round:
+        for request in requests:
+            self._sync(request)
+        shape = plan.blocks if plan.blocks is not None and self.heads else _NO_BLOCKS
+        walks, drafting, verifying, steps = self._rows.round(
+            self._plan.decoder,
+            self.cache.native_layers,
+            self._plan.blocks if self.heads else (),
+            self._block_caches,
+            rows,
             shape.width,
             shape.beam,
             shape.budget,
             shape.least_step,
             shape.least_node,
+            plan.copied,
+            plan.beside,
         )
         self.cache.drop_step()
         for request, (tokens, *_) in zip(requests, walks, strict=True):
             self._state[request.row].known += len(tokens)
-        return (
+        return Round(
+            (),
             [
-                Walk(Draft(tuple(nodes), tuple(parents)), path, tokens, logprobs)
-                for tokens, logprobs, path, nodes, parents in walks
+                Walk(Draft(nodes, parents) if nodes else _NOTHING, path, tokens, logprobs)
+                for tokens, logprobs, path, nodes, parents, _ in walks
             ],
+            [matched for *_, matched in walks],
             drafting,
             verifying,
+            steps,
         )
 
     def _sync(self, request: Request) -> None:
@@ -144,6 +158,7 @@ class NativeRounds:
         elif state.known != len(request.tokens):
             self._rows.extend(request.row, request.tokens[state.known :])
             state.known = len(request.tokens)
-        for hidden, start, count, position in state.pending:
-            self._rows.observe(request.row, hidden, start, count, position)
-        state.pending, state.waiting = [], 0
+        if state.pending:
+            for hidden, start, count, position in state.pending:
+                self._rows.observe(request.row, hidden, start, count, position)
+            state.pending, state.waiting = [], 0

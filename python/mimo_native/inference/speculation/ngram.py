@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 __all__ = ["NGrams"]
 
-_SIZES = (4, 3, 2)  # the longest ending that has occurred before decides
+_SIZES = range(8, 1, -1)  # the longest ending that has occurred before decides
 
 
 class NGrams:
@@ -14,8 +14,9 @@ class NGrams:
         self._ends: dict[tuple[int, ...], int] = {}
         self._seen = 0  # tokens whose runs are in the table
 
-    def look_up(self, tokens: Sequence[int], length: int) -> list[int]:
-        """Up to ``length`` tokens that followed the latest earlier occurrence of the last tokens.
+    def look_up(self, tokens: Sequence[int], length: int) -> tuple[list[int], int]:
+        """Up to ``length`` tokens that followed the latest earlier occurrence of the last tokens,
+        and how many of these there were: 8 at most, 0 for none.
 
         tokens: those of the last call and whatever has come since.
         """
@@ -29,5 +30,5 @@ class NGrams:
         for size in _SIZES:
             end = ends.get(tuple(tokens[-size:]))
             if end is not None:
-                return list(tokens[end : end + length])
-        return []
+                return list(tokens[end : end + length]), size
+        return [], 0

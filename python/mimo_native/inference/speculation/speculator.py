@@ -1,7 +1,6 @@
 """The engine's side of speculation: which drafts a round verifies, and what it learns from it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 from weakref import WeakKeyDictionary
 
@@ -11,42 +10,22 @@ from ...cache import ModelCache
 from ...errors import ShapeError
 from ...nn import MiMoForCausalLM
 from ..request import Request
-from .draft import MOST_NODES, Draft, TreeShape, Walk, chain, merge
+from .draft import MOST_NODES, Draft, Round, TreeShape, chain, merge
 from .mtp import MTPDrafter
 from .native import NativeRounds
 from .ngram import NGrams
-from .policy import PLAIN, Policy
+from .policy import BLOCKS, LONGEST_MATCH, Plan, Policy
 
-__all__ = ["Mode", "Round", "Speculator"]
+__all__ = ["Mode", "Speculator"]
 
 Mode = Literal["chain", "tree", "auto"]
 
-# What a round may draft: a tree from the MTP blocks and so many tokens of copied text.
-_SHAPES: dict[str, tuple[TreeShape | None, int]] = {
-    PLAIN: (None, 0),
-    "chain": (TreeShape(), 0),
-    "tree": (TreeShape(width=4, beam=3, budget=12), 8),
-    "tree8": (TreeShape(width=3, beam=2, budget=8), 0),
-    "tree16": (TreeShape(width=4, beam=4, budget=16), 0),
-    "copy8": (None, 8),
-    "copy24": (None, 24),
+# What every round drafts.
+_COPY_8 = (0, 0, *(8,) * (LONGEST_MATCH - 1))
+_PLANS = {
+    "chain": Plan(TreeShape()),
+    "tree": Plan(TreeShape(width=4, beam=3, budget=12), _COPY_8, beside=True),
 }
-_AUTO = ("copy8", "copy24", "chain", "tree8", "tree16")
-
-
-@dataclass
-class Round:
-    """The drafts of one round, in the order of its requests, none at all in a plain round; or the
-    walks over them, where they have been verified and committed already. Times in seconds."""
-
-    arm: str
-    drafts: Sequence[Draft] = ()
-    walks: Sequence[Walk] = ()
-    draft_time: float = 0.0
-    verify_time: float = 0.0
-
-
-_RESTING = "resting"  # plain, and not worth a look
 
 # What is worth its time depends on the model, and outlives an engine.
 _policies: WeakKeyDictionary[MiMoForCausalLM, dict[int, Policy]] = WeakKeyDictionary()
@@ -67,12 +46,13 @@ class Speculator:
             )
         self.mode = mode
         self.heads = len(model.model.mtp.layers)
-        self.native: NativeRounds | None = None
         self.drafter: MTPDrafter | None = None
-        if native and NativeRounds.serve(model, cache):
-            self.native = NativeRounds(model, cache)
-        elif self.heads:
+        self.native = NativeRounds.of(model, cache) if native else None
+        if self.native is None and self.heads:
             self.drafter = MTPDrafter(model, cache)
+        self.plan = _PLANS.get(mode)
+        if self.plan is not None and not self.heads:
+            self.plan = Plan(None, _COPY_8)
         self.policies = _policies.setdefault(model, {})
         self._ngrams: dict[int, NGrams] = {}
 
@@ -94,55 +74,65 @@ class Speculator:
     def propose(self, requests: Sequence[Request]) -> Round:
         """Drafts for requests that have fed all but their last token."""
         if self.native is not None and not self.native.ready():
-            return Round(PLAIN)
+            return Round()
+        plan = self.plan or self._policy(requests).plan
+        if not plan.copied and plan.blocks is None and self.native is not None:
+            return self.native.run_plain(requests)
         # The last token of a request is never fed, so none may be drafted in its place.
         depths = [r.sampling.max_tokens - len(r.output) - 1 for r in requests]
-        copies: list[list[int]] | None = None
-        if self.mode != "auto":
-            arm = self.mode
-        elif self._policy(requests).rest():
-            arm = _RESTING
-        else:
-            copies = self._copies(requests, depths, 24)
-            available = [a for a in _AUTO if _SHAPES[a][0] is not None and self.heads]
-            if any(copies):
-                available += [a for a in _AUTO if _SHAPES[a][0] is None]
-            arm = self._policy(requests).choose(available)
-        shape, copied = _SHAPES[PLAIN if arm == _RESTING else arm]
-        if arm == "chain" and not self.heads:
-            copied = 8
-        extra = []
-        if copied:
-            copies = copies or self._copies(requests, depths, copied)
-            extra = [chain(tokens[:copied]) for tokens in copies]
         if self.native is not None:
-            return Round(arm, (), *self.native.run(requests, depths, shape, extra))
+            return self.native.run(requests, depths, plan)
+        copies = self._copies(requests, depths, plan)
         drafts = [Draft()] * len(requests)
-        if shape is not None and self.drafter is not None:
-            drafts = self.drafter.draft(requests, depths, shape)
-        if extra:
-            drafts = [merge(*both, MOST_NODES - 1) for both in zip(drafts, extra, strict=True)]
-        return Round(arm if any(drafts) else PLAIN, drafts)
+        if plan.blocks is not None and self.drafter is not None:
+            asked = depths
+            if not plan.beside:
+                asked = [0 if m else d for d, (_, m) in zip(depths, copies, strict=True)]
+            drafts = self.drafter.draft(requests, asked, plan.blocks)
+        drafts = [
+            merge(draft, chain(tokens), MOST_NODES - 1)
+            for draft, (tokens, _) in zip(drafts, copies, strict=True)
+        ]
+        steps = self.heads if plan.blocks is not None and self.drafter is not None else 0
+        return Round(drafts, matched=[matched for _, matched in copies], steps=steps)
 
-    def record(self, arm: str, requests: Sequence[Request], tokens: int, seconds: float) -> None:
+    def record(
+        self, round: Round, requests: Sequence[Request], tokens: int, seconds: float
+    ) -> None:
         """A round's tokens over all requests, and its time."""
-        if arm != _RESTING:
-            self._policy(requests).record(arm, tokens / len(requests), seconds)
+        if self.mode != "auto":
+            return
+        policy = self._policy(requests)
+        arm = max(round.matched, default=BLOCKS)
+        if arm == BLOCKS and not round.steps:
+            policy.record_plain(seconds)
+            return
+        nodes = sum(1 + len(walk.draft) for walk in round.walks) or len(requests)
+        depth = max((walk.draft.deepest for walk in round.walks), default=0)
+        policy.costs.record(nodes, round.verify_time, round.steps * policy.warm, round.draft_time)
+        policy.record(arm, tokens / len(requests), seconds, depth)
 
     def finished(self, request: Request) -> None:
         """Let go of what was kept for a request."""
         self._ngrams.pop(request.index, None)
 
     def _copies(
-        self, requests: Sequence[Request], depths: Sequence[int], length: int
-    ) -> list[list[int]]:
-        lengths = [min(length, depth) for depth in depths]
-        if self.native is not None:
-            return self.native.copies(requests, lengths)
-        return [
-            self._ngrams.setdefault(r.index, NGrams()).look_up(r.tokens, length)
-            for r, length in zip(requests, lengths, strict=True)
-        ]
+        self, requests: Sequence[Request], depths: Sequence[int], plan: Plan
+    ) -> list[tuple[list[int], int]]:
+        """Per request the tokens to copy, and how many before them matched."""
+        most = max(plan.copied, default=0)
+        found = []
+        for request, depth in zip(requests, depths, strict=True):
+            tokens, matched = [], 0
+            if most:
+                table = self._ngrams.setdefault(request.index, NGrams())
+                tokens, matched = table.look_up(request.tokens, min(most, depth))
+                tokens = tokens[: plan.copied[matched]]
+            found.append((tokens, matched if tokens else 0))
+        return found
 
     def _policy(self, requests: Sequence[Request]) -> Policy:
-        return self.policies.setdefault(len(requests), Policy())
+        policy = self.policies.get(len(requests))
+        if policy is None:
+            policy = self.policies[len(requests)] = Policy(self.heads > 0)
+        return policy
