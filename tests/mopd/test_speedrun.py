@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mimo_native.mopd.speedrun import Size, speedrun
+from mimo_native.mopd.speedrun.ablations import paired
 from mimo_native.mopd.speedrun.chart import line_chart
 from mimo_native.mopd.speedrun.study import normalised, rollouts_to, summary
 from mimo_native.mopd.speedrun.tasks import SELF, TASKS, write_tasks
@@ -137,3 +138,13 @@ def test_everything_runs_and_reports(tmp_path: Path) -> None:
     again = speedrun(tmp_path, size, seeds=(0, 1))
     assert again["scores"] == results["scores"]
     assert again["curves"] == results["curves"]
+
+
+def test_paired_differences() -> None:
+    """Against Student's t by hand: differences 0.1, 0.2, 0.3; deviation 0.1, t(2) = 4.303."""
+    got = paired([0.6, 0.8, 1.0], [0.5, 0.6, 0.7])
+    assert got["difference"] == pytest.approx(0.2)
+    assert got["interval"] == pytest.approx(4.303 * 0.1 / math.sqrt(3), rel=1e-3)
+    assert not got["resolved"]
+    assert paired([0.6, 0.61, 0.6], [0.5, 0.5, 0.5])["resolved"]
+    assert not paired([0.9], [0.1])["resolved"]

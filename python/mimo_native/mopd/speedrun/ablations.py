@@ -1,0 +1,147 @@
+"""One change at a time to distillation, paired over seeds.
+
+    python -m mimo_native.mopd.speedrun.ablations runs/speedrun --seeds 3
+
+Needs the students and specialists of a speedrun with as many seeds, and leaves ablations.json
+beside them. A variant is "not resolved" where the interval of its paired difference holds 0.
+"""
+
+import argparse
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..config import Domain, LossConfig, MopdConfig, ScoreConfig
+from ..run import run
+from .recipe import Recipe, Size
+from .study import mean, normalised, score_stage
+from .tasks import TASKS
+
+__all__ = ["VARIANTS", "ablate", "paired"]
+
+# What each variant changes in the base: the sampled form, alpha 0, one rollout per prompt.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "alpha 0.1, 4 rollouts": {"alpha": 0.1, "group": 4},
+    "alpha 0.5, 4 rollouts": {"alpha": 0.5, "group": 4},
+    "4 rollouts": {"group": 4},
+    "full vocabulary": {"form": "full"},
+    "top 8, mass": {"form": "top_k", "top_k": 8},
+    "top 8, tail": {"form": "top_k", "top_k": 8, "correction": "tail"},
+    "no clip": {"advantage_clip": None},
+    "token mean": {"normalise": "token"},
+    "int8 sampler": {"rollout_format": "int8_row"},
+    "int8 sampler, no band": {"rollout_format": "int8_row", "mismatch": "none"},
+    "int8 sampler, no replay": {"rollout_format": "int8_row", "replay": False},
+    "foreign teachers": {"foreign": True},
+}
+# Two-sided 95 % quantiles of Student's t by degrees of freedom.
+_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+def paired(values: list[float], base: list[float]) -> dict[str, Any]:
+    """Mean difference over seeds with its 95 % interval (Student's t)."""
+    differences = [a - b for a, b in zip(values, base, strict=True)]
+    count, centre = len(differences), sum(differences) / len(differences)
+    spread = math.sqrt(sum((d - centre) ** 2 for d in differences) / max(count - 1, 1))
+    half = _T.get(count - 1, 1.96) * spread / math.sqrt(count) if count > 1 else math.inf
+    return {"difference": centre, "interval": half, "resolved": abs(centre) > half}
+
+
+def ablate(output: str | Path, seeds: int, *, steps: int = 40, size: Size) -> dict[str, Any]:
+    """Every variant for every seed, ``steps`` steps each; continues where it stopped."""
+    recipes = [Recipe(Path(output) / f"seed-{s}", size, seed=s) for s in range(seeds)]
+    shares: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    mismatch: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    for i, recipe in enumerate(recipes):
+        other = recipes[(i + 1) % seeds]
+        for name, change in VARIANTS.items():
+            stage = f"ablation-{name.replace(' ', '-').replace(',', '')}"
+            print(f"seed {i}: {name}", file=sys.stderr, flush=True)
+            lines = _one(recipe, other, stage, dict(change), steps)
+            shares[name].append(_share(recipe, stage))
+            mismatch[name].append(lines)
+    rows = {
+        name: {
+            "normalised": sum(values) / seeds,
+            "mismatch": sum(mismatch[name]) / seeds,
+            **paired(values, shares["base"]),
+        }
+        for name, values in shares.items()
+    }
+    (Path(output) / "ablations.json").write_text(json.dumps(rows, indent=1) + "\n")
+    return rows
+
+
+def _one(recipe: Recipe, other: Recipe, stage: str, change: dict[str, Any], steps: int) -> float:
+    """Run one variant; the mean |log pi - log mu| of its steps."""
+    from ...training.metrics import read_metrics
+
+    group, source = change.pop("group", 1), other if change.pop("foreign", False) else recipe
+    outer = {name: change.pop(name) for name in ("rollout_format", "replay") if name in change}
+    domains = {
+        task: Domain(prompts=str(recipe.tasks / f"{task}.jsonl"), teacher=task, reward="exact")
+        for task in TASKS
+    }
+    config = MopdConfig(
+        output=str(recipe.output / stage),
+        init=recipe.model("student"),
+        domains=domains,
+        teachers={task: source.model(f"specialist-{task}") for task in TASKS},
+        loss=replace(LossConfig(), **change),
+        steps=steps,
+        prompts_per_step=recipe.size.rollouts // group,
+        rollouts_per_prompt=group,
+        max_new_tokens=12,
+        lr=5e-4,
+        warmup=2,
+        cooldown=steps // 3,
+        seed=recipe.seed,
+        score=ScoreConfig(),
+        **outer,
+    )
+    run(config)
+    values = [line["mismatch"] for line in read_metrics(config.output, "step")]
+    return sum(values) / len(values)
+
+
+def _share(recipe: Recipe, stage: str) -> float:
+    """Mean of the normalised scores."""
+    before, after = score_stage(recipe, "student"), score_stage(recipe, stage)
+    shares = [
+        normalised(
+            mean(before[task]),
+            mean(score_stage(recipe, f"specialist-{task}")[task]),
+            mean(after[task]),
+        )
+        for task in TASKS
+    ]
+    known = [share for share in shares if share is not None]
+    return sum(known) / len(known)
+
+
+def main() -> None:
+    from . import FULL
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("output", help="directory of a speedrun")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--prompts", type=int, default=FULL.heldout)
+    args = parser.parse_args()
+    size = replace(FULL, heldout=args.prompts)
+    rows = ablate(args.output, args.seeds, steps=args.steps, size=size)
+    print(f"{'variant':26} normalised   difference            mismatch")
+    for name, row in rows.items():
+        verdict = "" if row["resolved"] else "not resolved"
+        print(
+            f"{name:26} {row['normalised']:6.3f}   {row['difference']:+.3f} ± "
+            f"{row['interval']:.3f}   {row['mismatch']:.5f}   {verdict}"
+        )
+
+
+if __name__ == "__main__":
+    main()
