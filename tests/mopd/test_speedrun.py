@@ -3,6 +3,8 @@
 import json
 import math
 import random
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -148,3 +150,23 @@ def test_paired_differences() -> None:
     assert not got["resolved"]
     assert paired([0.6, 0.61, 0.6], [0.5, 0.5, 0.5])["resolved"]
     assert not paired([0.9], [0.1])["resolved"]
+
+
+def test_the_short_form_learns(tmp_path: Path) -> None:
+    """The command of three minutes: specialists, and a student that takes after all of them."""
+    command = [sys.executable, "-W", "ignore", "-m", "mimo_native.cli.main", "speedrun", "--short"]
+    command += ["--out", str(tmp_path), "--json"]
+    done = subprocess.run(command, capture_output=True, timeout=1500, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    results = json.loads(done.stdout)
+    assert set(results["normalised"]) == set(TASKS)
+    assert results["seconds"] > 0
+    scores = results["scores"]
+    for task in ("shift", "swap"):
+        # Measured: 0.13 before, 0.78 and 0.91 after.
+        assert scores["student"][task] < 0.3
+        assert scores["mopd"][task] > 0.5
+    assert sum(results["normalised"].values()) / len(TASKS) > 0.35  # measured: 0.61
+    assert scores["mopd"][SELF] > scores["student"][SELF] - 0.1
+    assert all(row["identical"] for row in results["speculation"].values())
+    assert (tmp_path / "report.html").stat().st_size > 10_000
