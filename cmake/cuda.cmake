@@ -9,6 +9,7 @@ endif()
 # Kernels for sm_80 and later; a family adds its own.
 set(MN_CUDA_SOURCES
   csrc/attention/commit_sm80.cu
+  csrc/attention/forward_f32_sm80.cu
   csrc/attention/forward_sm80.cu
   csrc/attention/merge_sm80.cu
   csrc/experts/combine_sm80.cu

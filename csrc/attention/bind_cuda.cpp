@@ -36,7 +36,6 @@ class Call {
   Call(const Check& check, const AttentionTensors& t, const AttentionOptions& options)
       : check_(check), t_(t) {
     check_attention(check, t, options);
-    check.dtype(t.q, "q", {DType::bf16});
     const Tensor &q = t.q, &k = t.k;
     const bool dense = q.ndim == 4;
     p.q = sequence_tensor(q);
@@ -83,6 +82,7 @@ class Call {
          .dim_qk = p.dim_qk,
          .dim_v = p.dim_v,
          .window = p.window,
+         .element = static_cast<int>(size_of(t_.q.dtype)),
          .multiprocessors = gpu_of(t_.q.device_index, check_.op()).multiprocessors});
     std::optional<NewTensor> partial, stats;
     if (plan.splits > 1) {
@@ -92,8 +92,9 @@ class Call {
       problem.partial = partial->view.as<float>();
       problem.partial_stats = stats->view.as<float>();
     }
+    auto* kernel = t_.q.dtype == DType::bf16 ? attention_bf16_sm80 : attention_f32_sm80;
     launch_on_device_of(t_.q, check_.op(),
-                        [&](cudaStream_t stream) { attention_bf16_sm80(problem, plan, stream); });
+                        [&](cudaStream_t stream) { kernel(problem, plan, stream); });
   }
 
   AttentionSm80Problem p{};
@@ -208,13 +209,15 @@ CommitTensor commit_tensor(const Check& check, const Tensor& stored, const Tenso
                            const char* stored_name, const char* fresh_name) {
   check.shape(stored, stored_name, {kAny, kAny, kAny, kAny}, "[B, Hkv, capacity, D]");
   check.on_device(stored, stored_name);
-  check.dtype(stored, stored_name, {DType::bf16});
+  check.dtype(stored, stored_name, {DType::f32, DType::bf16});
   check.contiguous(stored, stored_name);
   check.shape(fresh, fresh_name, {kAny, stored.shape[1], stored.shape[3]}, "[N, Hkv, D]");
   check.same_device(fresh, fresh_name, stored, stored_name);
   check.same_dtype(fresh, fresh_name, stored, stored_name);
   check.last_dim_contiguous(fresh, fresh_name);
-  return {fresh.data, fresh.stride[0], fresh.stride[1], stored.data, stored.shape[3]};
+  const int64_t size = size_of(stored.dtype);
+  return {fresh.data, fresh.stride[0] * size, fresh.stride[1] * size, stored.data,
+          stored.shape[3] * size};
 }
 
 // What a table says was checked by whoever wrote it.
@@ -237,11 +240,11 @@ void cache_commit(const Tensor& keys, const Tensor& values, const Tensor& k_new,
 
 pybind11::dict plan(int64_t sequences, int64_t tokens, int64_t longest, int64_t most_keys,
                     int64_t q_heads, int64_t kv_heads, int64_t dim_qk, int64_t dim_v,
-                    int64_t window, int64_t multiprocessors) {
+                    int64_t window, int64_t element, int64_t multiprocessors) {
   const auto n = [](int64_t x) { return static_cast<int>(x); };
   const AttentionSm80Plan plan = plan_attention_sm80(
       {n(sequences), tokens, longest, most_keys, n(q_heads), n(kv_heads), n(dim_qk), n(dim_v),
-       n(std::min<int64_t>(window, kSm80NoWindow)), n(multiprocessors)});
+       n(std::min<int64_t>(window, kSm80NoWindow)), n(element), n(multiprocessors)});
   pybind11::dict fields;
   fields["row_warps"] = plan.row_warps;
   fields["tile_tokens"] = plan.tile_tokens;
@@ -271,7 +274,7 @@ void bind_attention_cuda(pybind11::module_& m) {
         "How a call would be laid over a GPU; csrc/attention/plan_sm80.h has the fields.",
         py::kw_only(), py::arg("sequences"), py::arg("tokens"), py::arg("longest"),
         py::arg("most_keys"), py::arg("q_heads"), py::arg("kv_heads"), py::arg("dim_qk"),
-        py::arg("dim_v"), py::arg("window"), py::arg("multiprocessors"));
+        py::arg("dim_v"), py::arg("window"), py::arg("element"), py::arg("multiprocessors"));
   m.def("cache_commit", &cache_commit, py::arg("keys"), py::arg("values"), py::arg("k_new"),
         py::arg("v_new"), py::arg("table"));
 }

@@ -3,6 +3,7 @@
 //   block   one kv head, tile_tokens tokens, all query heads of the kv head; a range of key tiles
 //   step    64 keys: S = Q K^T, online softmax, O += P V, in bf16 with float32 sums
 //   copies  values of a step arrive while its scores are computed, the next keys during P V
+#include "attention/copy_sm80.cuh"
 #include "attention/finish_sm80.cuh"
 #include "attention/kernels_cuda.h"
 #include "attention/lanes_sm80.cuh"
@@ -11,11 +12,6 @@
 
 namespace mn {
 namespace {
-
-// One row's softmax so far: the largest score, and the sum of weights relative to it.
-struct Running {
-  float most = -INFINITY, sum = 0;
-};
 
 __device__ float most_of_four_lanes(float x) {
   x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
@@ -39,45 +35,6 @@ struct Dims {
   __device__ int v_row() const { return v_pairs() * 32 + 16; }
 };
 
-// `rows` rows of `dim` elements to shared memory, padded by zeros; source(row) is where a row
-// starts, null: nowhere.
-template <class F>
-__device__ void copy_rows(uint32_t to, int row_bytes, int rows, int dim, const void* anywhere,
-                          const F& source) {
-  const int chunks = (row_bytes - 16) / 16;
-  for (int i = static_cast<int>(threadIdx.x); i < rows * chunks; i += kSm80Threads) {
-    const int row = i / chunks, chunk = i % chunks;
-    const __nv_bfloat16* from = source(row);
-    const bool inside = from != nullptr && chunk * 8 < dim;
-    copy_async(to + row * row_bytes + chunk * 16, inside ? from + chunk * 8 : anywhere,
-               inside ? 16 : 0);
-  }
-}
-
-// `cache` [sequences][kv_heads][capacity][dim]
-__device__ void copy_tile(uint32_t to, int row_bytes, int dim, const AttentionSm80Problem& p,
-                          const Block& b, const KeyTile& tile, const SequenceTensor& fresh,
-                          const void* cache) {
-  if (tile.committed) {
-    const int64_t head = int64_t{b.sequence} * p.kv_heads + b.kv_head;
-    const int first = tile.position + b.length;
-    const auto* stored =
-        static_cast<const __nv_bfloat16*>(cache) + (head * p.capacity + first % p.capacity) * dim;
-    copy_rows(to, row_bytes, kSm80KeyTile, dim, fresh.data, [&](int row) {
-      const int position = first + row;
-      const bool exists = position >= b.first_committed && position < b.length;
-      return exists ? stored + int64_t{row} * dim : nullptr;
-    });
-  } else {
-    const auto* first = static_cast<const __nv_bfloat16*>(fresh.data) +
-                        start_of(fresh, p.k_edges, b.sequence, b.first_k) +
-                        b.kv_head * fresh.head_stride + tile.position * fresh.token_stride;
-    copy_rows(to, row_bytes, kSm80KeyTile, dim, fresh.data, [&](int row) {
-      return tile.position + row < b.keys ? first + row * fresh.token_stride : nullptr;
-    });
-  }
-}
-
 template <int kQk, int kV, int kRowWarps>
 __global__ void __launch_bounds__(kSm80Threads)
     attention_kernel(const AttentionSm80Problem p, int tile_tokens, int splits) {
@@ -96,37 +53,25 @@ __global__ void __launch_bounds__(kSm80Threads)
   const uint32_t queries = shared_address(shared), keys = queries + kRows * dims.qk_row(),
                  values = keys + kSm80KeyTile * dims.qk_row();
 
-  const int tiles = b.committed_tiles + b.new_tiles, share = (tiles + splits - 1) / splits;
-  const int begin = min(tiles, static_cast<int>(blockIdx.z) * share);
-  const int end = min(tiles, begin + share);
+  const auto [begin, end] = keys_of_split(b, splits);
 
   const auto copy_keys = [&](int tile) {
-    copy_tile(keys, dims.qk_row(), dims.qk, p, b, tile_at(b, tile), p.k, p.cache_keys);
+    copy_tile<__nv_bfloat16>(keys, dims.qk_row(), dims.qk, p, b, tile_at(b, tile), p.k,
+                             p.cache_keys);
     commit_copies();
   };
   if (begin < end) {
-    const auto* first = static_cast<const __nv_bfloat16*>(p.q.data) +
-                        start_of(p.q, p.q_edges, b.sequence, b.first_q) +
-                        b.first_token * p.q.token_stride;
-    copy_rows(queries, dims.qk_row(), kRows, dims.qk, p.q.data, [&](int row) {
-      return row < rows ? first + row / group * p.q.token_stride +
-                              (b.kv_head * group + row % group) * p.q.head_stride
-                        : nullptr;
-    });
+    copy_queries<__nv_bfloat16>(queries, dims.qk_row(), kRows, dims.qk, p, b);
     copy_keys(begin);
   }
-  if (p.ancestors && threadIdx.x < kSm80KeyTile) {
-    const int node = static_cast<int>(threadIdx.x);
-    const bool exists = node < b.keys;
-    depths[node] = exists ? __popcll(static_cast<uint64_t>(p.ancestors[b.first_q + node])) - 1 : 0;
-  }
+  note_depths(p, b, depths);
 
   // This thread's rows of the warp's 16: lane / 4, and eight further down.
   Query query[2];
   Running running[2];
   for (int h = 0; h < 2; ++h) {
     const int row = row_warp * 16 + h * 8 + lane / 4;
-    query[h] = row < rows ? query_of(p, b, row / group) : Query{1, 0, 0};
+    query[h] = row < rows ? query_of(p, b, row / group) : kBlindQuery;
   }
   float out[Dims<kQk, kV>::kVTiles][4] = {};
 
@@ -134,7 +79,7 @@ __global__ void __launch_bounds__(kSm80Threads)
     const KeyTile at = tile_at(b, tile);
     wait_for_copies<0>();
     __syncthreads();  // the keys are there, and nobody reads the values before
-    copy_tile(values, dims.v_row(), dims.v, p, b, at, p.v, p.cache_values);
+    copy_tile<__nv_bfloat16>(values, dims.v_row(), dims.v, p, b, at, p.v, p.cache_values);
     commit_copies();
 
     float score[kScoreTiles][4] = {};
@@ -155,22 +100,16 @@ __global__ void __launch_bounds__(kSm80Threads)
       }
     }
 
-    const bool tree = p.ancestors && !at.committed;
-    const bool all_seen = !tree && at.position >= b.lowest &&
+    const bool all_seen = (at.committed || !p.ancestors) && at.position >= b.lowest &&
                           at.position + kSm80KeyTile - 1 <= min(b.highest, b.keys - 1) &&
                           (!at.committed || at.position + kSm80KeyTile <= 0);
     if (!all_seen) {
-      const int end_of_keys = at.committed ? 0 : b.keys;
 #pragma unroll
       for (int n = 0; n < kScoreTiles; ++n)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const Query& q = query[i / 2];
           const int key = key_warp * kWarpKeys + n * 8 + lane % 4 * 2 + i % 2;
-          const int position = tree ? depths[key] : at.position + key;
-          bool seen = at.position + key < end_of_keys && position >= q.lowest;
-          seen = seen && (tree ? (q.mask >> key & 1) != 0 : position <= q.highest);
-          if (!seen) score[n][i] = -INFINITY;
+          if (!sees(p, b, query[i / 2], at, key, depths)) score[n][i] = -INFINITY;
         }
     }
 
@@ -251,12 +190,9 @@ __global__ void __launch_bounds__(kSm80Threads)
     if (splits == 1) {
       const Finish done = finish(all.most, all.sum, row < rows ? sink_of(p, head) : 0);
       factor *= done.factor;
-      if (writes && p.lse)
-        p.lse[b.sequence * p.lse_row_stride + head * p.lse_head_stride +
-              (p.q_edges.data ? token : b.first_token + row / group)] = done.lse;
+      if (writes) store_lse(p, b.sequence, head, token, done.lse);
     } else if (writes) {
-      const int64_t at = (blockIdx.z * int64_t{p.total_q} + token) * p.q_heads + head;
-      reinterpret_cast<float2*>(p.partial_stats)[at] = make_float2(all.most, all.sum);
+      store_statistics(p, token, head, all.most, all.sum);
     }
     const uint32_t to = staged + (key_warp * kRows + row) * staged_row * 4 + lane % 4 * 8;
 #pragma unroll
@@ -309,7 +245,7 @@ void attention_bf16_sm80(const AttentionSm80Problem& p, const AttentionSm80Plan&
   else
     launch<0, 0>(p, plan, stream);
   if (plan.splits == 1) return;
-  merge_splits_sm80(p, plan.splits, stream);
+  merge_splits_bf16_sm80(p, plan.splits, stream);
 }
 
 }  // namespace mn

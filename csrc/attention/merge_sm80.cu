@@ -5,7 +5,13 @@
 namespace mn {
 namespace {
 
+__device__ void store(__nv_bfloat16* to, float4 x) {
+  *reinterpret_cast<uint2*>(to) = make_uint2(pack_bf16(x.x, x.y), pack_bf16(x.z, x.w));
+}
+__device__ void store(float* to, float4 x) { __stcg(reinterpret_cast<float4*>(to), x); }
+
 // The splits of a row, by one warp: lane s holds the statistics of split s.
+template <class T>
 __global__ void __launch_bounds__(kSm80Threads)
     merge_kernel(const AttentionSm80Problem p, int splits) {
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -22,11 +28,8 @@ __global__ void __launch_bounds__(kSm80Threads)
   float sum = own.y * weight;
   for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
   const Finish done = finish(most, sum, sink_of(p, head));
-  if (lane == 0 && p.lse) {
-    const int sequence = p.q_edges.data ? 0 : token / p.q_tokens;
-    p.lse[sequence * p.lse_row_stride + head * p.lse_head_stride + token - sequence * p.q_tokens] =
-        done.lse;
-  }
+  const int sequence = p.q_edges.data ? 0 : token / p.q_tokens;
+  if (lane == 0) store_lse(p, sequence, head, token, done.lse);
   for (int first = 0; first < p.dim_v; first += 128) {  // every lane takes part in the shuffles
     const int column = first + lane * 4;
     float4 total = make_float4(0, 0, 0, 0);
@@ -39,18 +42,24 @@ __global__ void __launch_bounds__(kSm80Threads)
                             fmaf(x.w, w, total.w));
       }
     }
-    if (column < p.dim_v)
-      *reinterpret_cast<uint2*>(static_cast<__nv_bfloat16*>(p.out) + row * p.dim_v + column) =
-          make_uint2(pack_bf16(total.x, total.y), pack_bf16(total.z, total.w));
+    if (column < p.dim_v) store(static_cast<T*>(p.out) + row * p.dim_v + column, total);
   }
+}
+
+template <class T>
+void launch(const AttentionSm80Problem& p, int splits, cudaStream_t stream) {
+  const int64_t rows = int64_t{p.total_q} * p.q_heads, each = kSm80Threads / 32;
+  merge_kernel<T>
+      <<<static_cast<unsigned>((rows + each - 1) / each), kSm80Threads, 0, stream>>>(p, splits);
 }
 
 }  // namespace
 
-void merge_splits_sm80(const AttentionSm80Problem& p, int splits, cudaStream_t stream) {
-  const int64_t rows = int64_t{p.total_q} * p.q_heads, each = kSm80Threads / 32;
-  merge_kernel<<<static_cast<unsigned>((rows + each - 1) / each), kSm80Threads, 0, stream>>>(
-      p, splits);
+void merge_splits_bf16_sm80(const AttentionSm80Problem& p, int splits, cudaStream_t stream) {
+  launch<__nv_bfloat16>(p, splits, stream);
+}
+void merge_splits_f32_sm80(const AttentionSm80Problem& p, int splits, cudaStream_t stream) {
+  launch<float>(p, splits, stream);
 }
 
 }  // namespace mn

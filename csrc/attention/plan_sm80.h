@@ -18,12 +18,14 @@ struct AttentionSm80Sizes {
   int64_t most_keys;        // of a sequence at most, committed and new
   int q_heads, kv_heads, dim_qk, dim_v;
   int window;
+  int element;  // bytes: 2, bf16, or 4
   int multiprocessors;
 };
 
 struct AttentionSm80Plan {
   // A block has 16 rows per row warp, a row being one query head of one token. With one row warp
-  // the four warps share its rows and each takes a quarter of every key tile.
+  // the four warps share its rows and each takes a quarter of every key tile; in float32, of the
+  // rows.
   int row_warps;    // 4 or 1
   int tile_tokens;  // tokens of a block; its rows are theirs times the query heads of a kv head
   int64_t tiles;    // blocks per kv head and split; some may find nothing to do

@@ -55,12 +55,12 @@ struct AttentionSm80Problem {
   float* partial_stats;
 };
 
-// Of 16-bit elements, in pieces of 8.
+// All sizes in bytes, multiples of 16.
 struct CommitTensor {
   const void* fresh;  // token t, head h at t * token_stride + h * head_stride
   int64_t token_stride, head_stride;
-  void* stored;  // [rows][kv_heads][capacity][dim]
-  int64_t dim;
+  void* stored;  // [rows][kv_heads][capacity][row_bytes]
+  int64_t row_bytes;
 };
 
 inline constexpr int kCommitColumns = 4;

@@ -89,6 +89,9 @@ struct Query {
   uint64_t mask;
 };
 
+// Of a row that is none.
+inline constexpr Query kBlindQuery{1, 0, 0};
+
 __device__ inline Query query_of(const AttentionSm80Problem& p, const Block& b, int token) {
   if (p.ancestors) {
     const auto mask = static_cast<uint64_t>(p.ancestors[b.first_q + b.first_token + token]);
@@ -107,6 +110,34 @@ struct KeyTile {
 __device__ inline KeyTile tile_at(const Block& b, int tile) {
   if (tile < b.committed_tiles) return {(b.committed_tile + tile) * kSm80KeyTile - b.length, true};
   return {(b.new_tile + tile - b.committed_tiles) * kSm80KeyTile, false};
+}
+
+// The tiles that a split of the keys takes.
+struct KeyRange {
+  int begin, end;
+};
+
+__device__ inline KeyRange keys_of_split(const Block& b, int splits) {
+  const int tiles = b.committed_tiles + b.new_tiles, share = (tiles + splits - 1) / splits;
+  const int begin = min(tiles, static_cast<int>(blockIdx.z) * share);
+  return {begin, min(tiles, begin + share)};
+}
+
+// Of a draft tree, the depths of its nodes, at most a tile of them.
+__device__ inline void note_depths(const AttentionSm80Problem& p, const Block& b, int* depths) {
+  const int node = static_cast<int>(threadIdx.x);
+  if (!p.ancestors || node >= kSm80KeyTile) return;
+  depths[node] =
+      node < b.keys ? __popcll(static_cast<uint64_t>(p.ancestors[b.first_q + node])) - 1 : 0;
+}
+
+// Whether the query sees key `key` of the tile.
+__device__ inline bool sees(const AttentionSm80Problem& p, const Block& b, const Query& q,
+                            const KeyTile& at, int key, const int* depths) {
+  const bool tree = p.ancestors && !at.committed;
+  const int stored = at.position + key, position = tree ? depths[key] : stored;
+  return stored < (at.committed ? 0 : b.keys) && position >= q.lowest &&
+         (tree ? (q.mask >> key & 1) != 0 : position <= q.highest);
 }
 
 }  // namespace mn

@@ -99,8 +99,17 @@ def test_a_refused_commit_changes_nothing(name: str) -> None:
         assert not cache.lengths.any()
 
 
-def test_only_bfloat16_is_held() -> None:
+def test_codes_are_not_held() -> None:
+    with simulated_gpu(), pytest.raises(mn.UnsupportedError, match="holds what is computed"):
+        GlobalLayerCache(1, 64, **SIZES, kv_format="int8")
+
+
+def test_float32_is_held() -> None:
+    k, v = torch.randn(2, 70, 2, 24), torch.randn(2, 70, 2, 16)
     with simulated_gpu():
-        for options in ({"dtype": torch.float32}, {"kv_format": "int8"}):
-            with pytest.raises(mn.UnsupportedError, match="holds bfloat16"):
-                GlobalLayerCache(1, 64, **SIZES, **options)
+        cache = GlobalLayerCache(2, 90, **SIZES, dtype=torch.float32)
+        cache.commit(k, v)
+        for row in range(2):
+            ours = cache.unpacked(row)
+            assert torch.equal(ours[0], k[row])
+            assert torch.equal(ours[1], v[row])

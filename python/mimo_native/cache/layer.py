@@ -5,7 +5,7 @@ keys [B, Hkv, blocks, 64 * Dqk], values [B, Hkv, blocks, 64 * Dv]; in an 8-bit f
 ends with the float32 scales of its 64 keys or values. A position's place follows from
 the position alone, so that a row's sums have the same order however its tokens arrived.
 
-On a GPU storage is plain rows of bfloat16 (``plain.py``); a cache is made for where it is used.
+On a GPU storage is plain rows (``plain.py``); a cache is made for where it is used.
 """
 
 from collections.abc import Sequence
@@ -50,9 +50,9 @@ class LayerCache:
         if rows < 0 or min(num_kv_heads, head_dim, v_head_dim) < 1:
             raise ShapeError("LayerCache", "sizes", expected="positive sizes", got=str(given))
         self.plain = torch.device(device).type == "cuda" or simulated()
-        if self.plain and storage != torch.bfloat16:
-            reasons = [f"a cache on a GPU holds bfloat16, not {storage}"]
-            raise UnsupportedError("LayerCache", reasons, remedy="Use a bfloat16 model.")
+        if self.plain and storage != dtype:
+            reasons = [f"a cache on a GPU holds what is computed, not {storage}"]
+            raise UnsupportedError("LayerCache", reasons, remedy="Leave kv_format out.")
         padded_qk = head_dim + head_dim % 2 if dtype == torch.bfloat16 else head_dim
         padded_v = -(-v_head_dim // 16) * 16
         scales = BLOCK * SCALE_BYTES if storage.itemsize == 1 else 0

@@ -40,16 +40,17 @@ class ModelCache:
         mtp_layers: Sequence[LayerConfig] = (),
         dtype: torch.dtype = torch.bfloat16,
         kv_format: KvFormat | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.max_tokens, self.dtype = max_tokens, dtype
         self.lengths = torch.zeros(rows, dtype=torch.int64)
         self._mtp_lengths = torch.zeros(len(mtp_layers), rows, dtype=torch.int64)
         self.layers = tuple(
-            _layer_cache(layer, rows, max_tokens, self.lengths, dtype, kv_format)
+            _layer_cache(layer, rows, max_tokens, self.lengths, dtype, kv_format, device)
             for layer in layers
         )
         self.mtp_layers = tuple(
-            _layer_cache(layer, rows, max_tokens, lengths, dtype, kv_format)
+            _layer_cache(layer, rows, max_tokens, lengths, dtype, kv_format, device)
             for layer, lengths in zip(mtp_layers, self._mtp_lengths, strict=True)
         )
         self._step: _Step | None = None
@@ -65,11 +66,13 @@ class ModelCache:
         *,
         dtype: torch.dtype = torch.bfloat16,
         kv_format: KvFormat | None = None,
+        device: torch.device | str = "cpu",
     ) -> "ModelCache":
         """An empty cache for ``rows`` sequences of up to ``max_tokens`` tokens each.
 
         ``kv_format``: how global layers store keys and values, "bf16", "int8" or "e4m3"; by
-        default in ``dtype``. Sliding layers hold few and always store what is computed.
+        default in ``dtype``. Sliding layers hold few and always store what is computed. Storage
+        lies on ``device``; lengths stay on the host.
         """
         return cls(
             [config.layer(i) for i in range(config.num_hidden_layers)],
@@ -78,7 +81,13 @@ class ModelCache:
             mtp_layers=[config.mtp_layer() for _ in range(config.num_mtp_layers)],
             dtype=dtype,
             kv_format=kv_format,
+            device=device,
         )
+
+    @property
+    def plain(self) -> bool:
+        """Whether the storage is what a GPU reads."""
+        return any(cache.plain for cache in self.layers)
 
     @property
     def rows(self) -> int:
@@ -233,6 +242,7 @@ def _layer_cache(
     lengths: Tensor,
     dtype: torch.dtype,
     kv_format: KvFormat | None,
+    device: torch.device | str,
 ) -> LayerCache:
     if layer.window_keys is None:
         return GlobalLayerCache(
@@ -244,6 +254,7 @@ def _layer_cache(
             dtype=dtype,
             kv_format=kv_format,
             lengths=lengths,
+            device=device,
         )
     return RingLayerCache(
         rows,
@@ -254,4 +265,5 @@ def _layer_cache(
         dtype=dtype,
         lengths=lengths,
         max_tokens=max_tokens,
+        device=device,
     )

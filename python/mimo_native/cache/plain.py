@@ -121,5 +121,6 @@ def _check_layer(cache: "LayerCache", k_new: Tensor, v_new: Tensor, tokens: int)
 
 def _dense(x: Tensor) -> Tensor:
     """With rows that begin at multiples of 16 bytes."""
-    aligned = x.data_ptr() % 16 == 0 and all(step % 8 == 0 for step in x.stride()[:-1])
+    steps = (step * x.element_size() for step in x.stride()[:-1])
+    aligned = x.data_ptr() % 16 == 0 and all(step % 16 == 0 for step in steps)
     return x if x.stride(-1) == 1 and aligned else x.contiguous()

@@ -298,6 +298,9 @@ class Engine:
         def column(name: str, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.tensor([getattr(s, name) for s in controls], dtype=dtype)
 
+        def unless_off(name: str, off: float, dtype: torch.dtype = torch.float32) -> Tensor | None:
+            return None if all(getattr(s, name) == off for s in controls) else column(name, dtype)
+
         penalties: dict[str, Tensor] = {}
         if any(s.penalised for s in controls):
             longest = max(len(r.tokens) for r in requests)
@@ -315,9 +318,9 @@ class Engine:
             seed=column("seed", torch.int64),
             position=torch.tensor([len(r.tokens) for r in requests]),
             temperature=column("temperature"),
-            top_k=column("top_k", torch.int32),
-            top_p=column("top_p"),
-            min_p=column("min_p"),
+            top_k=unless_off("top_k", 0, torch.int32),
+            top_p=unless_off("top_p", 1.0),
+            min_p=unless_off("min_p", 0.0),
             **penalties,
         )
 

@@ -59,6 +59,7 @@ class Batch:
 def pack_batch(
     shape: tuple[int, int],
     *,
+    device: torch.device,
     position_ids: Tensor | None,
     attention_mask: Tensor | None,
     cu_seqlens: Tensor | None,
@@ -67,6 +68,9 @@ def pack_batch(
     cache: ModelCache | None = None,
 ) -> Batch:
     """Validates the shape arguments of a forward pass and packs it.
+
+    What says where the tokens belong stays on the host; the positions, from which the kernels make
+    their tables, go to ``device``.
 
     shape (B, T); position_ids int64 [B, T]; attention_mask [B, T], nonzero = real token (its zeros
     may be on either side); cu_seqlens int32 [S + 1] for packed documents in B = 1; lengths int64
@@ -79,10 +83,10 @@ def pack_batch(
             raise ShapeError(
                 "forward", "attention_mask", expected="None beside cu_seqlens", got="a mask"
             )
-        cu_seqlens = _check_cu_seqlens(cu_seqlens, rows, columns)
+        cu_seqlens = _check_cu_seqlens(cu_seqlens.cpu(), rows, columns)
     elif attention_mask is not None and not bool(attention_mask.all()):
         _check_shape("attention_mask", attention_mask, shape)
-        mask = attention_mask.bool()
+        mask = attention_mask.cpu().bool()
         _check_one_run(mask)
         index = mask.flatten().nonzero()[:, 0]
         counts = mask.sum(1)
@@ -106,14 +110,15 @@ def pack_batch(
     batch = Batch(index, shape, cu_seqlens, torch.empty(0), cache)
     if ancestors is not None:
         _check_shape("ancestors", ancestors, shape)
-        batch.ancestors = batch.take(ancestors).contiguous()
+        batch.ancestors = batch.take(ancestors.cpu()).contiguous()
     expected = _positions(batch, lengths)
     if position_ids is None:
         batch.positions = expected
     else:
         _check_shape("position_ids", position_ids, shape)
-        batch.positions = batch.take(position_ids).contiguous()
+        batch.positions = batch.take(position_ids.cpu()).contiguous()
         _check_positions(batch, expected, exact=lengths is not None)
+    batch.positions = batch.positions.to(device)
     return batch
 
 

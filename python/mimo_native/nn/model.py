@@ -190,6 +190,7 @@ class MiMoForCausalLM(HubNames):
         self._check_labels(labels, next_ids.shape)
         batch = pack_batch(
             tuple(next_ids.shape),
+            device=next_ids.device,
             position_ids=position_ids,
             attention_mask=None,
             cu_seqlens=cu_seqlens,
@@ -221,6 +222,7 @@ class MiMoForCausalLM(HubNames):
             raise ShapeError("forward", "ancestors", expected="a cache beside them", got="None")
         batch = pack_batch(
             tuple(input_ids.shape),
+            device=input_ids.device,
             position_ids=position_ids,
             attention_mask=attention_mask,
             cu_seqlens=cu_seqlens,
@@ -326,7 +328,12 @@ class MiMoForCausalLM(HubNames):
         default as they are computed. Raises UnsupportedError where the model's dtype is another.
         """
         return ModelCache.for_config(
-            self.config, batch, max_tokens, dtype=self.dtype, kv_format=kv_format
+            self.config,
+            batch,
+            max_tokens,
+            dtype=self.dtype,
+            kv_format=kv_format,
+            device=self.model.norm.weight.device,
         )
 
     @property

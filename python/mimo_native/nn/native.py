@@ -83,6 +83,8 @@ class NativeDecoder:
         """What the native calls read, if they can stand in for the modules with this cache."""
         if type(cache) is not ModelCache or is_compiling():
             return None
+        if cache.plain or backends.simulated():
+            return None
         if any(cls.forward is not forward for cls, forward in _FORWARDS.items()):
             return None
         if self._plan is not None and not self._plan.watch.unchanged():

@@ -41,20 +41,21 @@ def _beyond_cuda(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     group = q.shape[-2] // max(k.shape[-2], 1)
     if group > 64:
         return f"{group} query heads share a kv head, at most 64 can"
+    if q.dtype == torch.float32 and group > 16 and qk > 192:
+        return f"{group} query heads of {qk} float32 do not fit into shared memory"
     for name, t in (("q", q), ("k", k), ("v", v)):
         steps = [s for n, s in zip(t.shape[:-1], t.stride()[:-1], strict=True) if n > 1]
-        if t.data_ptr() % 16 or any(step % 8 for step in steps):
+        if t.data_ptr() % 16 or any(step * t.element_size() % 16 for step in steps):
             return f"the rows of {name} are not aligned to 16 bytes"
     return None
 
 
-_BF16 = (torch.bfloat16,)
 for _op, _options in (
     ("attention", ("causal", "kv_lens")),
     ("attention_varlen", ("causal", "cu_seqlens_q", "cu_seqlens_k")),
     ("attention_cached", ("cu_seqlens_q", "ancestors")),
 ):
-    register(_op, "cuda", dtypes=_BF16, options=(*_COMMON, *_options), limit=_beyond_cuda)
+    register(_op, "cuda", dtypes=_FLOATS, options=(*_COMMON, *_options), limit=_beyond_cuda)
 
 
 def attention(

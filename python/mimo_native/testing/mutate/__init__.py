@@ -8,7 +8,13 @@ difference.
     python -m mimo_native.testing.mutate rms_norm
 """
 
-from . import experts_cases, gemm_cases, routing_cases  # register their subjects
+from . import (  # register their subjects
+    attention_cases,
+    experts_cases,
+    gemm_cases,
+    routing_cases,
+    small_cases,
+)
 from .campaign import Outcome, Result, run
 from .mutations import Mutation, apply, mutations
 from .subjects import SUBJECTS, Subject, register
@@ -20,10 +26,12 @@ __all__ = [
     "Result",
     "Subject",
     "apply",
+    "attention_cases",
     "experts_cases",
     "gemm_cases",
     "mutations",
     "register",
     "routing_cases",
     "run",
+    "small_cases",
 ]

@@ -63,6 +63,8 @@ def _noticed(cases: list[Case], capability: tuple[int, int]) -> str | None:
                     return ", ".join(sorted({report.kind for report in error.reports}))
                 except AssertionError:
                     return "wrong result"
+                except (ValueError, RuntimeError, IndexError) as error:
+                    return type(error).__name__
     return None
 
 
@@ -74,6 +76,8 @@ def _reached(subject: Subject, capability: tuple[int, int]) -> list[dict[str, se
         with simulated_gpu(capability=capability, schedule="forward") as gpu:
             case(gpu)
         for launch in gpu.launches:
+            if subject.only and not any(part in launch.kernel for part in subject.only):
+                continue
             executed = {i.ptx_line for i in launch.stats.instructions if i.warps}
             lines.setdefault(launch.kernel, set()).update(executed)
         found.append(lines)

@@ -18,6 +18,7 @@ class Subject:
     """``cases`` run inside ``simulated_gpu``; each raises AssertionError for a wrong result."""
 
     name: str
+    only: tuple[str, ...]  # kernels whose names hold one of these; none: all that are launched
     cases: tuple[Case, ...]
 
 

@@ -1,0 +1,228 @@
+"""Attention's kernels as subjects: forward and merge, and the commit of a cache."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ... import ops, reference
+from ...cache import GlobalLayerCache, LayerCache, RingLayerCache
+from ..gpu import SimulatedGpu
+from .subjects import register
+
+Case = Callable[[SimulatedGpu], None]
+_BF16 = torch.bfloat16
+
+
+def _tensors(
+    tokens: int,
+    keys: int,
+    heads: int,
+    groups: int,
+    qk: int,
+    v: int,
+    dtype: torch.dtype = _BF16,
+) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(tokens * 1009 + keys)
+    sizes = ((tokens, heads, qk), (keys, groups, qk), (keys, groups, v))
+    return [torch.randn(*size, generator=generator).to(dtype) for size in sizes]
+
+
+def _compare(got: tuple[Tensor, Tensor], want: tuple[Tensor, Tensor]) -> None:
+    tolerance = 0.02 if got[0].dtype == _BF16 else 1e-5
+    torch.testing.assert_close(got[0].double(), want[0], rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(got[1].double(), want[1], rtol=1e-4, atol=1e-4)
+
+
+def _sinks(heads: int) -> Tensor:
+    return torch.linspace(-2, 2, heads)
+
+
+def _varlen(
+    q_lens: tuple[int, ...],
+    k_lens: tuple[int, ...] | None = None,
+    *,
+    heads: int = 3,
+    groups: int = 1,
+    qk: int = 24,
+    v: int = 16,
+    window: int | None = None,
+    sink: bool = True,
+    wide: bool = False,
+    dtype: torch.dtype = _BF16,
+) -> Case:
+    """Documents; ``wide``: edges of 64 bits."""
+
+    def case(_: SimulatedGpu) -> None:
+        lens = [q_lens, q_lens if k_lens is None else k_lens]
+        q, k, value = _tensors(sum(lens[0]), sum(lens[1]), heads, groups, qk, v, dtype)
+        kind = torch.int64 if wide else torch.int32
+        edges = [torch.tensor([0, *n]).cumsum(0).to(kind) for n in lens]
+        options = {"cu_seqlens_q": edges[0], "cu_seqlens_k": edges[1], "window_keys": window,
+                   "sink": _sinks(heads) if sink else None, "return_lse": True}  # fmt: skip
+        got = ops.attention_varlen(q, k, value, **options)
+        wider = (t.double() for t in (q, k, value))
+        _compare(got, reference.attention_varlen(*wider, **options))
+
+    return case
+
+
+def _dense(
+    queries: int,
+    keys: int,
+    *,
+    batch: int = 1,
+    lens: tuple[int, ...] | None = None,
+    causal: bool = True,
+    heads: int = 3,
+    qk: int = 24,
+    v: int = 16,
+    sink: torch.dtype | None = None,
+) -> Case:
+    def case(_: SimulatedGpu) -> None:
+        tensors = _tensors(batch * queries, batch * keys, heads, 1, qk, v)
+        q, k, value = (t.unflatten(0, (batch, -1)) for t in tensors)
+        options = {"causal": causal, "kv_lens": None if lens is None else torch.tensor(lens),
+                   "sink": None if sink is None else _sinks(heads).to(sink),
+                   "return_lse": True}  # fmt: skip
+        got = ops.attention(q, k, value, **options)
+        options["sink"] = None if sink is None else options["sink"].double()
+        _compare(got, reference.attention(*(t.double() for t in (q, k, value)), **options))
+
+    return case
+
+
+class _Stored:
+    """What a cache holds, as the reference asks for it."""
+
+    def __init__(self, cache: LayerCache) -> None:
+        self.unpacked_rows = [cache.unpacked(row) for row in range(cache.rows)]
+
+    def unpacked(self, row: int) -> tuple[Tensor, Tensor, Tensor]:
+        k, v, positions = self.unpacked_rows[row]
+        return k.double(), v.double(), positions
+
+    def as_stored(self, x: Tensor) -> Tensor:
+        return x
+
+
+# Parents of a tree with branches at several depths.
+_PARENTS = (-1, 0, 0, 1, 1, 2, 3, 6, 7, 4)
+
+
+def _masks(nodes: int) -> list[int]:
+    masks: list[int] = []
+    for node in range(nodes):
+        parent = _PARENTS[node % len(_PARENTS)] if node < len(_PARENTS) else node - 1
+        masks.append((masks[parent] if parent >= 0 else 0) | 1 << node)
+    return [mask - (1 << 64) if mask >> 63 else mask for mask in masks]
+
+
+def _cached(
+    committed: tuple[int, ...],
+    new: tuple[int, ...],
+    *,
+    heads: int = 3,
+    groups: int = 1,
+    qk: int = 24,
+    v: int = 16,
+    window: int | None = None,
+    tree: bool = False,
+    dtype: torch.dtype = _BF16,
+) -> Case:
+    def case(_: SimulatedGpu) -> None:
+        sizes = {"num_kv_heads": groups, "head_dim": qk, "v_head_dim": v, "dtype": dtype}
+        cache = (
+            GlobalLayerCache(len(committed), 1300, **sizes)
+            if window is None
+            else RingLayerCache(len(committed), window, **sizes)
+        )
+        _, k_old, v_old = _tensors(0, sum(committed), heads, groups, qk, v, dtype)
+        cache.commit(k_old, v_old, cu_seqlens_q=torch.tensor([0, *committed]).cumsum(0))
+        q, k, value = _tensors(sum(new), sum(new), heads, groups, qk, v, dtype)
+        masks = torch.tensor([m for n in new for m in _masks(n)]) if tree else None
+        options = {"cu_seqlens_q": torch.tensor([0, *new]).cumsum(0), "window_keys": window,
+                   "sink": _sinks(heads), "ancestors": masks, "return_lse": True}  # fmt: skip
+        got = ops.attention_cached(q, k, value, cache, **options)
+        wider = (t.double() for t in (q, k, value))
+        _compare(got, reference.attention_cached(*wider, _Stored(cache), **options))
+
+    return case
+
+
+_RELEASED = {"qk": 192, "v": 128}
+_SHARED = {"heads": 8, "groups": 1}  # few rows: the warps share them
+
+register(
+    "attention",
+    _varlen((5, 0, 70, 1), window=7),
+    _varlen((3, 0, 20, 2), (3, 9, 100, 0), window=30, wide=True),
+    _varlen((130,), sink=False, heads=2, groups=2),
+    _varlen((33, 40), heads=16, groups=2, window=64, **_RELEASED),
+    _varlen((2, 1), heads=8, groups=2, window=65, **_RELEASED),
+    _dense(20, 7),
+    _dense(9, 70, batch=3, lens=(70, 64, 5), sink=_BF16),
+    _dense(33, 65, causal=False, sink=torch.float32),
+    _dense(1, 1300, heads=8),
+    _cached((130, 63, 0, 200), (1, 2, 1, 1), **_SHARED),
+    _cached((300, 0, 7), (1, 9, 0), window=9, **_SHARED),
+    _cached((1100,), (1,), **_SHARED, **_RELEASED),
+    _cached((1100,), (9,), **_SHARED, **_RELEASED),
+    _cached((310, 2, 64), (10, 30, 1), window=5, tree=True),
+    _cached((1100,), (64,), heads=2, tree=True),
+    _cached((70,), (10,), tree=True, **_SHARED, **_RELEASED),
+    only=("forward_sm80", "merge_sm80"),
+)
+register(
+    "attention_f32",
+    _varlen((5, 0, 70, 1), window=7, dtype=torch.float32),
+    _varlen((3, 0, 20, 2), (3, 9, 100, 0), heads=20, v=72, dtype=torch.float32, wide=True),
+    _cached((300, 0, 7), (1, 9, 0), window=9, dtype=torch.float32, **_SHARED),
+    _cached((70, 3), (10, 1), tree=True, heads=2, v=128, dtype=torch.float32),
+    _cached((1100,), (2,), heads=20, dtype=torch.float32),
+    only=("forward_f32_sm80",),
+)
+
+
+def _commit(window: int | None, *counts: tuple[int, ...]) -> Case:
+    """Several commits, the last of a path; what is read back is what was committed."""
+
+    def case(_: SimulatedGpu) -> None:
+        sizes = {"num_kv_heads": 2, "head_dim": 24, "v_head_dim": 16}
+        rows = len(counts[0])
+        cache: LayerCache
+        if window is None:
+            cache = GlobalLayerCache(rows, 200, **sizes)
+        else:
+            cache = RingLayerCache(rows, window, **sizes)
+        held: list[list[Tensor]] = [[] for _ in range(rows)]
+        for step, count in enumerate(counts):
+            _, k, v = _tensors(step, sum(count), 2, 2, 24, 16)
+            edges = [0, *torch.tensor(count).cumsum(0).tolist()]
+            taken = None
+            if step == len(counts) - 1:
+                taken = [edges[row] + i for row in range(rows) for i in range(count[row] // 2)]
+            cache.commit(
+                k, v, None if taken is None else torch.tensor(taken),
+                cu_seqlens_q=torch.tensor(edges),
+            )  # fmt: skip
+            for row in range(rows):
+                end = edges[row + 1] if taken is None else edges[row] + count[row] // 2
+                held[row] += list(zip(k[edges[row] : end], v[edges[row] : end], strict=True))
+        for row in range(rows):
+            k, v, positions = cache.unpacked(row)
+            expected = held[row][len(held[row]) - len(positions) :]
+            assert len(positions) >= min(len(held[row]), (window or 1 << 30) - 1)
+            for i, (key, value) in enumerate(expected):
+                assert torch.equal(k[i], key)
+                assert torch.equal(v[i], value)
+
+    return case
+
+
+register(
+    "cache_commit",
+    _commit(None, (3, 0, 70), (1, 1, 1), (4, 2, 6)),
+    _commit(65, (3, 0, 150), (1, 70, 1), (4, 2, 6)),
+    _commit(130, (200, 128), (3, 2)),
+)

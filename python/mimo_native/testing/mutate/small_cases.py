@@ -1,0 +1,190 @@
+"""Rotary embedding, sampling and draft trees as subjects."""
+
+from collections.abc import Callable
+
+import torch
+
+from ... import ops, reference
+from ...errors import ShapeError
+from ..gpu import SimulatedGpu
+from .subjects import register
+
+Case = Callable[[SimulatedGpu], None]
+_F32, _BF16 = torch.float32, torch.bfloat16
+
+
+def _rope(
+    tokens: int, heads: tuple[int, int], dims: tuple[int, int, int], dtype: torch.dtype
+) -> Case:
+    """heads (q, kv), dims (qk, v, rotary)."""
+
+    def case(_: SimulatedGpu) -> None:
+        generator = torch.Generator().manual_seed(tokens)
+        (hq, hkv), (qk, dv, rotary) = heads, dims
+        q, k, v = (
+            torch.randn(tokens, h, d, generator=generator).to(dtype)
+            for h, d in ((hq, qk), (hkv, qk), (hkv, dv))
+        )
+        table = reference.rope_table(torch.arange(tokens) * 37, theta=1e4, rotary_dim=rotary)
+        got = ops.rope(q, k, v, table, value_scale=0.707)
+        want = reference.rope(q.double(), k.double(), v.double(), table, value_scale=0.707)
+        tolerance = 2.0**-8 if dtype == _BF16 else 1e-6
+        for ours, theirs in zip(got, want, strict=True):
+            torch.testing.assert_close(ours.double(), theirs, rtol=tolerance, atol=1e-5)
+
+    return case
+
+
+def _rope_table(tokens: int, rotary: int) -> Case:
+    def case(_: SimulatedGpu) -> None:
+        positions = torch.arange(tokens) * 8191
+        got = ops.rope_table(positions, theta=1e4, rotary_dim=rotary)
+        want = reference.rope_table(positions, theta=1e4, rotary_dim=rotary)
+        torch.testing.assert_close(got, want, rtol=0, atol=1.2e-7)
+
+    return case
+
+
+register(
+    "rope",
+    *(_rope(5, (3, 1), (24, 16, 16), dtype) for dtype in (_F32, _BF16)),
+    *(_rope(3, (2, 2), (20, 6, 4), dtype) for dtype in (_F32, _BF16)),
+    *(_rope(2, (16, 2), (192, 128, 64), dtype) for dtype in (_F32, _BF16)),
+    *(_rope(1, (33, 1), (30, 16, 30), dtype) for dtype in (_F32, _BF16)),
+    _rope(2, (2, 1), (32, 8, 32), _BF16),
+)
+register("rope_table", _rope_table(40, 64), _rope_table(3, 2), _rope_table(128, 4))
+
+
+def _sample(
+    rows: int,
+    vocab: int,
+    dtype: torch.dtype = _F32,
+    *,
+    temperatures: tuple[float, ...] = (),
+    ties: bool = False,
+    hidden: bool = False,
+    spoilt: float | None = None,
+) -> Case:
+    def case(_: SimulatedGpu) -> None:
+        generator = torch.Generator().manual_seed(vocab)
+        logits = 2 * torch.randn(rows, vocab, generator=generator)
+        if ties:
+            logits = logits.round()
+        if hidden:
+            logits[:, torch.arange(vocab) % 3 != 1] = -torch.inf
+        logits = logits.to(dtype)
+        temperature = None
+        if temperatures:
+            temperature = torch.tensor(temperatures).repeat(rows)[:rows]
+        args = {"seed": torch.arange(rows), "position": torch.arange(rows) * 5,
+                "temperature": temperature}  # fmt: skip
+        if spoilt is not None:
+            for row in range(rows):
+                logits[row, row * (vocab - 1) // max(rows - 1, 1)] = spoilt
+            if spoilt == -torch.inf:
+                logits[:] = spoilt
+            ids, logprobs = ops.sample(logits, **args)
+            assert (ids == -1).all()
+            assert logprobs.isnan().all()
+            return
+        ids, logprobs = ops.sample(logits, **args)
+        want_ids, want_logprobs = reference.sample(logits.double(), **args)
+        assert torch.equal(ids, want_ids)
+        torch.testing.assert_close(logprobs.double(), want_logprobs.double(), rtol=0, atol=2e-5)
+
+    return case
+
+
+register(
+    "sample",
+    *(_sample(40, 50, dtype) for dtype in (_F32, _BF16)),
+    *(_sample(9, 2500, dtype, temperatures=(1.3, 0.0)) for dtype in (_F32, _BF16)),
+    *(_sample(30, 40, dtype, temperatures=(0.0, 0.7), ties=True) for dtype in (_F32, _BF16)),
+    *(_sample(30, 300, dtype, hidden=True) for dtype in (_F32, _BF16)),
+    *(_sample(3, 1, dtype) for dtype in (_F32, _BF16)),
+    *(_sample(4, 1024, dtype) for dtype in (_F32, _BF16)),
+    *(_sample(5, 600, dtype, spoilt=torch.nan) for dtype in (_F32, _BF16)),
+    *(_sample(5, 600, dtype, spoilt=torch.inf) for dtype in (_F32, _BF16)),
+    *(_sample(2, 300, dtype, spoilt=-torch.inf) for dtype in (_F32, _BF16)),
+)
+
+
+def _tree(nodes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    parents = [-1] + [
+        int(torch.randint(max(0, node - 4), node, (), generator=generator))
+        for node in range(1, nodes)
+    ]
+    return torch.arange(nodes) * 3 % 200, torch.tensor(parents)
+
+
+def _build(nodes: int) -> Case:
+    def case(_: SimulatedGpu) -> None:
+        tokens, parents = _tree(nodes, nodes)
+        ours = ops.build_draft_tree(tokens, parents, root_position=17)
+        want = reference.build_draft_tree(tokens, parents, root_position=17)
+        for mine, theirs in zip(ours, want, strict=True):
+            assert torch.equal(mine, theirs)
+
+    return case
+
+
+def _refused(call: Callable[[], object]) -> tuple[str, str]:
+    """The argument that a call is refused for, and what was expected."""
+    try:
+        call()
+    except ShapeError as error:
+        return error.argument, error.expected
+    return "", ""
+
+
+def _refuse(tokens: list[int], parents: list[int], argument: str, expected: str) -> Case:
+    def case(_: SimulatedGpu) -> None:
+        tree = torch.tensor(tokens), torch.tensor(parents)
+        named, wanted = _refused(lambda: ops.build_draft_tree(*tree))
+        assert named == argument
+        assert expected in wanted
+
+    return case
+
+
+def _verify(nodes: int, temperature: float, boost: float) -> Case:
+    def case(_: SimulatedGpu) -> None:
+        tokens, parents = _tree(nodes, nodes)
+        generator = torch.Generator().manual_seed(nodes)
+        logits = torch.randn(nodes, 200, generator=generator)
+        logits[parents[1:], tokens[1:]] += boost
+        args = {"seed": 3, "position": 9, "temperature": temperature}
+        ours = ops.verify_tree(logits, tokens, parents, **args)
+        want = reference.verify_tree(logits, tokens, parents, **args)
+        assert ours.path.tolist() == want.path.tolist()
+        assert ours.tokens.tolist() == want.tokens.tolist()
+
+    return case
+
+
+def _verify_spoilt(_: SimulatedGpu) -> None:
+    tokens, parents = torch.tensor([0, 1, 2]), torch.tensor([-1, 0, 0])
+    logits = torch.zeros(3, 8)
+    logits[0, 2], logits[2, 7] = 100, torch.nan
+    args = {"seed": 0, "position": 0, "temperature": 0.0}
+    named, _ = _refused(lambda: ops.verify_tree(logits, tokens, parents, **args))
+    assert named == "logits"
+
+
+register(
+    "draft_tree",
+    *(_build(nodes) for nodes in (1, 2, 33, 64)),
+    _refuse([0, 1, 1], [-1, 0, 0], "tokens", "siblings"),
+    _refuse([0, 1, 2, 1], [-1, 0, 1, 0], "tokens", "siblings"),
+    _refuse([0, 1, 2], [-1, 2, 1], "parents", "node 1"),
+    _refuse([0, 1, 2], [-1, 0, 2], "parents", "node 2"),
+    _refuse([0, 1, 2], [-1, -1, 1], "parents", "node 1"),
+    _refuse([0, 1], [0, 0], "parents", "root"),
+    _refuse([0, 1, 1], [5, 0, 0], "parents", "root"),
+    *(_verify(nodes, heat, 8.0) for nodes in (1, 20, 33, 64) for heat in (0.0, 0.5)),
+    _verify(40, 1.0, 0.0),
+    _verify_spoilt,
+    only=("tree_sm80",),
+)
