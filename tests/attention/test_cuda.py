@@ -8,6 +8,7 @@ import torch
 import mimo_native as mn
 from mimo_native import ops
 from mimo_native.testing import SimulatedGpu, simulated_gpu
+from mimo_native.testing.cubin import kernel_resources
 
 from ..case import check_case
 from .caches import filled_cache
@@ -232,3 +233,14 @@ def test_cached_calls_that_do_not_fit_are_refused() -> None:
         assert not gpu.launches
     with pytest.raises(mn.UnsupportedError, match="made for a GPU"):
         ops.attention_cached(*new, cache, window_keys=65)
+
+
+def test_registers_leave_room_for_two_blocks() -> None:
+    spec = importlib.util.find_spec("mimo_native._cuda")
+    if spec is None or spec.origin is None:
+        pytest.skip("this build has no _cuda")
+    found = [k for k in kernel_resources(spec.origin) if "attention" in k.name]
+    assert found
+    for kernel in found:
+        assert not kernel.stack_bytes, kernel
+        assert 2 * 128 * kernel.registers <= 65_536, kernel

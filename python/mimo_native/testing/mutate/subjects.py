@@ -25,9 +25,9 @@ class Subject:
 SUBJECTS: dict[str, Subject] = {}
 
 
-def register(name: str, *cases: Case) -> None:
-    """Add a subject, whose kernels are those that its cases launch."""
-    SUBJECTS[name] = Subject(name, cases)
+def register(name: str, *cases: Case, only: tuple[str, ...] = ()) -> None:
+    """Add a subject, whose kernels are those that its cases launch, or some of them."""
+    SUBJECTS[name] = Subject(name, only, cases)
 
 
 def _norm(rows: int, dim: int, dtype: torch.dtype, weight_dtype: torch.dtype | None = None) -> Case:
