@@ -10,12 +10,20 @@ from mimo_native.cache import GlobalLayerCache, LayerCache, RingLayerCache
 __all__ = ["empty_cache", "filled_cache"]
 
 
-def empty_cache(rows: int, k: Tensor, v: Tensor, window: int | None, max_tokens: int) -> LayerCache:
+def empty_cache(
+    rows: int,
+    k: Tensor,
+    v: Tensor,
+    window: int | None,
+    max_tokens: int,
+    *,
+    device: str = "cpu",
+) -> LayerCache:
     """For tokens like k [.., Hkv, Dqk] and v [.., Hkv, Dv]: a ring where there is a window."""
     sizes = {"num_kv_heads": k.shape[-2], "head_dim": k.shape[-1], "v_head_dim": v.shape[-1]}
     if window is None:
-        return GlobalLayerCache(rows, max_tokens, dtype=k.dtype, **sizes)
-    return RingLayerCache(rows, window, dtype=k.dtype, **sizes)
+        return GlobalLayerCache(rows, max_tokens, dtype=k.dtype, device=device, **sizes)
+    return RingLayerCache(rows, window, dtype=k.dtype, device=device, **sizes)
 
 
 def filled_cache(

@@ -37,10 +37,13 @@ def test_prefill_and_a_chunk_agree_with_the_cpu(model: mn.MiMoForCausalLM) -> No
         whole = model(ids).logits
         cache = model.new_cache(2, 32)
         parts = [model(part, cache=cache).logits for part in ids.split(9, dim=1)]
-    tolerance = 1e-4 if model.dtype == torch.float32 else 0.03
+    # In bfloat16 an expert may be another one where two are nearly as good.
+    most, usual = (1e-4, 1e-5) if model.dtype == torch.float32 else (0.1, 5e-3)
     scale = want.abs().max()
     for got in (whole, torch.cat(parts, dim=1)):
-        assert (got - want).abs().max() <= tolerance * scale
+        error = (got - want).abs() / scale
+        assert error.max() <= most
+        assert error.mean() <= usual
 
 
 @pytest.mark.parametrize("schedule", ["forward", "reverse", "random"])
@@ -101,7 +104,7 @@ def test_what_the_gpu_does_not_serve_is_refused_with_reasons() -> None:
             engine.step()
         cache = model.new_cache(1, 30)
     assert gpu.launches
-    with pytest.raises(mn.UnsupportedError, match="made for a GPU"):
+    with torch.no_grad(), pytest.raises(mn.UnsupportedError, match="made for a GPU"):
         model(torch.tensor([[1, 2]]), cache=cache)
 
 
