@@ -44,11 +44,14 @@ void multiply_and_store(const GemmProblem& p, const RowBlock& block, int64_t pan
                         const typename F::Value* const* panels, float* c) {
   const PackedLayout& l = p.w.layout;
   const void* rows = p.packed_rows ? p.packed_rows : p.x.data;
-  multiply_panels<F>(l, packed_block<F>(rows, block, row_steps<F>(l)), panels, count, c,
-                     count * kPanel);
   const int64_t column = panel * kPanel;
   const int64_t columns = lesser(count * kPanel, l.outputs - column);
   const int64_t at = block.first_row * p.y_stride + column;
+  const int64_t value = p.y_bf16 ? 2 : 4;
+  prefetch_rows(static_cast<const char*>(p.y) + at * value, p.y_stride * value, block.rows,
+                columns * value);
+  multiply_panels<F>(l, packed_block<F>(rows, block, row_steps<F>(l)), panels, count, c,
+                     count * kPanel);
   if (p.y_bf16)
     store_rows(c, count * kPanel, block.rows, columns, static_cast<bf16*>(p.y) + at, p.y_stride);
   else

@@ -19,5 +19,11 @@ MN_INLINE void store_rows(const float* c, int64_t ldc, int rows, int64_t columns
   }
 }
 
+// Rows of a result that will be stored: each lies on lines of its own.
+MN_INLINE void prefetch_rows(const char* y, int64_t stride, int64_t rows, int64_t bytes) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t b = 0; b < bytes; b += 64) prefetch(y + r * stride + b);
+}
+
 }  // namespace
 }  // namespace mn::MN_ISA
