@@ -14,13 +14,16 @@ EXAMPLES = (
     "mimo-native bench attention --threads 1,2",
     "mimo-native bench gemm experts --peers   # beside other libraries' kernels, where installed",
     "mimo-native bench gemm --json > gemm.json",
+    "mimo-native bench speculative --model nano --sweep --plot speculative.png",
     "mimo-native bench model --model DIR --threads 2 --peers   # decode and prefill end to end",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "family", nargs="*", help="kernel families, e.g. attention (default: all); model"
+        "family",
+        nargs="*",
+        help="kernel families, e.g. attention (default: all); model; speculative",
     )
     parser.add_argument("--threads", default="1", help="thread counts, e.g. 1,2 (default 1)")
     parser.add_argument("--seconds", type=float, help="time per case (default 0.4)")
@@ -32,12 +35,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     whole.add_argument("--rounds", type=int, default=3, help="turns of ours and peers (default 3)")
     whole.add_argument("--peer-model", type=Path, help="the GGUF file for llama.cpp")
     whole.add_argument("--work", help='e.g. "decode B=1,prefill 512" (default: all four)')
+    drafts = parser.add_argument_group("bench speculative (also --model, --rounds, --threads)")
+    drafts.add_argument("--domain", help="which texts, e.g. tables,code (default: all)")
+    drafts.add_argument("--temperature", default="0", help="e.g. 0,1 (default 0)")
+    drafts.add_argument("--tokens", type=int, default=128, help="per request (default 128)")
+    drafts.add_argument("--sweep", action="store_true", help="over node budgets and batches too")
+    drafts.add_argument("--plot", type=Path, help="where to draw the result; .png, .svg or .pdf")
+    drafts.add_argument("--kernels", action="store_true", help="the family's kernels instead")
     parser.add_argument("--dir", type=Path, help="the benchmarks/ directory (default: searched)")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.family == ["model"]:
         return _bench_model(args)
+    if args.family == ["speculative"] and not args.kernels:
+        from .bench_speculative import run as bench_speculative
+
+        return bench_speculative(args)
     folder = _folder(args.dir)
     files = [_file(folder, family) for family in args.family] or [folder]
     command = [sys.executable, "-m", "pytest", "-q", "--benchmark-only", "--no-header"]
