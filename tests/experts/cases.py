@@ -9,6 +9,7 @@ from torch.nn.functional import silu
 
 from ..case import FLOATS, Case, normal
 from ..tolerance import SMALLEST_NORMAL, UNIT_ROUNDOFF, noise_bound, rounding_bound, sum_bound
+from .recorded import EXPERTS, SLOTS, recorded_ids
 
 __all__ = [
     "BACKWARD_BENCHMARKS",
@@ -102,11 +103,13 @@ class ExpertMlpCase(Case):
     experts: int
     slots: int
     # "hot": one expert takes every first slot; "one": it takes all; "few": most are empty; "zipf":
-    # the expert of rank r is chosen as often as 1 / r says, as a trained router's favourites are
+    # the expert of rank r is chosen as often as 1 / r says; "recorded": see recorded.py
     routing: str = "uniform"
     data: str = "normal"  # or "huge", "denormal", "zeros": every third token is zero
 
     def ids(self, seed: int) -> Tensor:
+        if self.routing == "recorded":
+            return recorded_ids(self.tokens, seed)
         gen = torch.Generator().manual_seed(seed)
         chosen = self.experts if self.routing != "few" else self.slots
         order = torch.rand(self.tokens, chosen, generator=gen)
@@ -178,6 +181,8 @@ CASES = [
       for n, d, f, e, k in _EXPERTS for t in FLOATS),
     *(ExpertMlpCase(tokens=70, width=64, ffn=48, experts=32, slots=4, routing=routing, dtype=t)
       for routing in ("hot", "one", "few", "zipf") for t in FLOATS),
+    *(ExpertMlpCase(tokens=n, width=64, ffn=48, experts=EXPERTS, slots=SLOTS, routing="recorded",
+                    dtype=t) for n in (8, 150) for t in FLOATS),
     *(ExpertMlpCase(tokens=20, width=64, ffn=48, experts=8, slots=3, data=data, dtype=t)
       for data in ("huge", "denormal", "zeros") for t in FLOATS),
 ]  # fmt: skip
@@ -185,14 +190,15 @@ CASES = [
 _SMALL = {"width": 1024, "ffn": 512, "experts": 64, "slots": 8}
 _WIDE = {"width": 4096, "ffn": 2048, "experts": 32, "slots": 8}
 BENCHMARKS = [
-    *(ExpertMlpCase(tokens=n, dtype=torch.bfloat16, **_SMALL) for n in (1, 8, 64, 512, 2048)),
-    *(ExpertMlpCase(tokens=n, routing="zipf", dtype=torch.bfloat16, **_SMALL)
-      for n in (8, 64, 512)),
-    *(ExpertMlpCase(tokens=n, dtype=torch.bfloat16, **_WIDE) for n in (1, 8, 64, 512)),
+    *(ExpertMlpCase(tokens=n, dtype=torch.bfloat16, **_SMALL) for n in (1, 8, 16, 64, 512, 2048)),
+    *(ExpertMlpCase(tokens=n, routing=routing, dtype=torch.bfloat16, **_SMALL)
+      for routing in ("zipf", "recorded") for n in (8, 64, 512)),
+    *(ExpertMlpCase(tokens=n, dtype=torch.bfloat16, **_WIDE) for n in (1, 8, 16, 64, 512)),
     *(ExpertMlpCase(tokens=n, **_SMALL) for n in (1, 64, 512)),
     *(SwigluMlpCase(tokens=n, width=1024, ffn=4096, dtype=t) for t in FLOATS for n in (1, 64, 512)),
 ]  # fmt: skip
 BACKWARD_BENCHMARKS = [
     ExpertMlpCase(tokens=2048, dtype=torch.bfloat16, **_SMALL),
     ExpertMlpCase(tokens=512, routing="zipf", dtype=torch.bfloat16, **_SMALL),
+    ExpertMlpCase(tokens=512, routing="recorded", dtype=torch.bfloat16, **_SMALL),
 ]
