@@ -15,7 +15,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "sanitize"
 PACKAGE = BUILD / "package"
-TESTS = ("gemm", "experts", "routing", "attention", "norm_rope", "sampling", "cache")
+TESTS = (
+    "gemm",
+    "experts",
+    "routing",
+    "attention",
+    "norm_rope",
+    "sampling",
+    "loss",
+    "speculative",
+    "cache",
+)
 # torch.compile starts a compiler, which does not bear the preloaded libraries.
 DEFAULTS = ["-q", "-x", "-p", "no:cacheprovider", "--ignore-glob=*test_compile.py"]
 
