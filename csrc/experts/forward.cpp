@@ -38,7 +38,7 @@ void gate_up_job(const ExpertProblem& p, const BlockRange& blocks, int64_t begin
   constexpr int64_t ldc = 4 * kPanel;
   float* c = reinterpret_cast<float*>(scratch);
   char* buffer = scratch + p.work.thread_scratch_bytes - 4 * l.panel_bytes();
-  const bool two = !p.gate_up.packed || panels_at_once<F>(rows.blocks[blocks.begin]) == 4;
+  const bool two = !p.gate_up.packed || panels_at_once<F>(rows.blocks[blocks.begin]) > 1;
   const int64_t pairs = shift == 0 && two ? 2 : 1;
   for (int64_t panel = begin; panel < end; panel += pairs) {
     const int64_t gates = lesser(pairs, end - panel);

@@ -50,7 +50,7 @@ void slot_product_job(const SlotSum& p, const RowBlock& block, int64_t begin, in
   const int64_t lds = l.panels() * kPanel, at_once = panels_at_once<F>(block);
   for (int64_t panel = begin; panel < end; panel += at_once) {
     const int64_t count = lesser(at_once, end - panel);
-    const typename F::Value* panels[4];
+    const typename F::Value* panels[kMostPanels];
     for (int64_t i = 0; i < count; ++i)
       panels[i] = panel_of<F>(p.w, block.group, panel + i, nullptr);
     multiply_panels<F>(l, packed_block<F>(p.packed, block, row_steps<F>(l)), panels, count,

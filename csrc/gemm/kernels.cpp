@@ -69,7 +69,7 @@ void multiply_job(const GemmProblem& p, const BlockRange& blocks, int64_t begin,
   const int64_t at_once = p.w.packed ? panels_at_once<F>(p.rows.blocks[blocks.begin]) : 4;
   for (int64_t panel = begin; panel < end; panel += at_once) {
     const int64_t count = lesser(at_once, end - panel);
-    const typename F::Value* panels[4];
+    const typename F::Value* panels[kMostPanels];
     for (int64_t i = 0; i < count; ++i)
       panels[i] = panel_of<F>(p.w, blocks.group, panel + i, buffer + i * p.w.layout.panel_bytes());
     for (int64_t b = blocks.begin; b < blocks.end; ++b)

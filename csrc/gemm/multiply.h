@@ -9,8 +9,10 @@ namespace {
 
 // Steps of a panel (64 KiB) that stay in L2 while the tiles of a block pass over them.
 constexpr int64_t kChunkSteps = 512;
-// Bytes in flight where each weight is read once: what the memory returns within its latency.
-constexpr int64_t kStreamAhead = 8192;
+// Bytes in flight where each weight is read once: what the memory returns within its latency. With
+// many rows fewer loads run ahead by themselves.
+constexpr int64_t kFewAhead = 8192, kManyAhead = 12288;
+constexpr int kManyRows = 11;
 
 // Rows packed tile by tile: tile t holds rows [t * height, min(rows, (t + 1) * height)) as
 // [steps][rows of the tile][depth].
@@ -20,19 +22,11 @@ struct PackedRows {
   int rows, height;
 };
 
-// How many panels to read side by side: several streams use the memory better, and few rows leave
-// registers for them.
-template <class F>
-MN_INLINE int streams_for(int rows) {
-  for (int panels = 4; panels > 1; --panels)
-    if (fits<F>(rows, panels)) return panels;
-  return 1;
-}
-
-// Panels to compute before their sums are stored.
+// Panels to compute before their sums are stored: few rows read long streams.
+inline constexpr int kMostPanels = 32;
 template <class F>
 MN_INLINE int panels_at_once(const RowBlock& block) {
-  return block.rows <= block.height ? streams_for<F>(block.rows) : 1;
+  return block.rows <= block.height ? kMostPanels : 1;
 }
 
 // A panel times a block of several tiles. They pass over chunks that stay in L2, and the first two
@@ -40,9 +34,9 @@ MN_INLINE int panels_at_once(const RowBlock& block) {
 template <class F>
 void multiply_chunks(const PackedRows<F>& x, const typename F::Value* panel, const void* next,
                      int64_t steps, float* c, int64_t ldc) {
-  TileArgs<F> args;
+  TileArgs<F> args{};
   args.ldc = ldc;
-  args.ahead = 0;
+  args.c_panel = kPanel;
   for (int64_t s = 0; s < steps; s += kChunkSteps) {
     args.steps = steps - s < kChunkSteps ? steps - s : kChunkSteps;
     args.first = s == 0;
@@ -57,13 +51,57 @@ void multiply_chunks(const PackedRows<F>& x, const typename F::Value* panel, con
       args.c = c + row * ldc;
       args.later = tile < 2 ? following + tile * args.steps * (kStepBytes / 2) : chunk;
       args.later_step = tile < 2 ? kStepBytes / 2 : 0;
-      tile_kernel<F>(rows, 1)(args);
+      kTiles<F, 1, Weight::in_l2>.of_rows[rows - 1](args);
     }
   }
 }
 
-// c[row][32 * panel + output] = sum over steps, for the `count` (at most 4) panels given. `next` is
-// what will be read after them, by default what follows the last in memory.
+// One panel after the other times a block of one tile; `next` is read after them.
+template <class F>
+void multiply_stream(const PackedRows<F>& x, const typename F::Value* const* panels, int count,
+                     const void* next, int64_t steps, float* c, int64_t ldc) {
+  TileArgs<F> args{};
+  args.a = x.data;
+  args.steps = steps;
+  args.ldc = ldc;
+  args.c_panel = kPanel;
+  args.first = true;
+  args.ahead = x.rows < kManyRows ? kFewAhead : kManyAhead;
+  args.last_steps = args.ahead / kStepBytes < steps ? args.ahead / kStepBytes : steps;
+  for (int p = 0; p < count; ++p) {
+    args.b[0] = panels[p];
+    args.c = c + p * kPanel;
+    const void* following = p + 1 < count ? panels[p + 1] : next;
+    args.last_ahead =
+        reinterpret_cast<intptr_t>(following) -
+        reinterpret_cast<intptr_t>(panels[p] + (steps - args.last_steps) * 2 * F::kVector);
+    kTiles<F, 1, Weight::read_once>.of_rows[x.rows - 1](args);
+  }
+}
+
+// Panels p and `half` + p side by side: two long streams use the memory best, and what prefetches
+// by itself follows both.
+template <class F>
+void multiply_streams(const PackedRows<F>& x, const typename F::Value* const* panels, int half,
+                      int64_t steps, float* c, int64_t ldc) {
+  TileArgs<F> args{};
+  args.a = x.data;
+  args.steps = steps;
+  args.ldc = ldc;
+  args.c_panel = half * kPanel;
+  args.first = true;
+  args.ahead = args.last_ahead = kFewAhead / 2;
+  args.last_steps = 0;
+  for (int p = 0; p < half; ++p) {
+    args.b[0] = panels[p];
+    args.b[1] = panels[half + p];
+    args.c = c + p * kPanel;
+    kTiles<F, 2, Weight::read_once>.of_rows[x.rows - 1](args);
+  }
+}
+
+// c[row][32 * panel + output] = sum over steps, for the panels given. `next` is what will be read
+// after them, by default what follows the last in memory.
 template <class F>
 void multiply(const PackedRows<F>& x, const typename F::Value* const* panels, int count,
               int64_t steps, float* c, int64_t ldc, const void* next = nullptr) {
@@ -74,21 +112,14 @@ void multiply(const PackedRows<F>& x, const typename F::Value* const* panels, in
                          ldc);
     return;
   }
-  TileArgs<F> args;
-  args.ldc = ldc;
-  args.a = x.data;
-  args.steps = steps;
-  args.first = true;
-  args.later_step = 0;
-  const int streams = streams_for<F>(x.rows);
-  for (int p = 0; p < count; p += streams) {
-    const int n = count - p < streams ? count - p : streams;
-    for (int i = 0; i < n; ++i) args.b[i] = panels[p + i];
-    args.ahead = kStreamAhead / n;
-    args.later = reinterpret_cast<const char*>(args.b[0]);
-    args.c = c + p * kPanel;
-    tile_kernel<F>(x.rows, n)(args);
+  int done = 0;
+  if constexpr (fits<F>(1, 2)) {
+    if (fits<F>(x.rows, 2)) {
+      multiply_streams<F>(x, panels, count / 2, steps, c, ldc);
+      done = count / 2 * 2;
+    }
   }
+  multiply_stream<F>(x, panels + done, count - done, next, steps, c + done * kPanel, ldc);
 }
 
 }  // namespace

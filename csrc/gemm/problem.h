@@ -122,10 +122,11 @@ static inline int64_t row_bytes(const PackedLayout& l, int kind) {
   return coded_words(l, 4 / kernels.value_bytes[kind], kernels.scale_words[kind]) * 4;
 }
 
-// Bytes of a thread's scratch for multiply: the sums of a block of `rows` rows, and four plain
-// panels packed.
+// Bytes of a thread's scratch for multiply: the sums of a block of `rows` rows over four panels, or
+// of the rows of a register tile over 32, and four plain panels packed.
 inline int64_t gemm_thread_scratch(const PackedLayout& layout, int64_t rows, bool packed) {
-  return rows * 4 * kPanel * 4 + (packed ? 0 : 4 * layout.panel_bytes());
+  const int64_t sums = rows > 16 * 8 ? rows * 4 : 16 * 32;
+  return sums * kPanel * 4 + (packed ? 0 : 4 * layout.panel_bytes());
 }
 
 }  // namespace mn

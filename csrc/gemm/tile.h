@@ -14,17 +14,28 @@ namespace {
 template <class F>
 struct TileArgs {
   const typename F::Value* a;
-  const typename F::Value* b[4];
+  const typename F::Value* b[2];
   int64_t steps;
-  int64_t ahead;       // bytes from a load of b to its prefetch
-  const char* later;   // what a later tile reads: one line per step is brought into L2,
-  int64_t later_step;  // so many bytes apart
-  float* c;            // R rows, `ldc` floats apart
+  float* c;         // R rows, `ldc` floats apart
+  int64_t c_panel;  // floats from the sums of one panel to those of the next
   int64_t ldc;
   bool first;  // sums start at zero instead of at c
+
+  // Of weights that are read once: bytes from a load of b to its prefetch, and the same for the
+  // last steps, whose prefetch is for what is read after this tile.
+  int64_t ahead, last_steps, last_ahead;
+  // Of weights that stay in L2: what a later tile reads. One line per step is brought into L2, so
+  // many bytes apart.
+  const char* later;
+  int64_t later_step;
 };
 
-template <class F, int R, int P>
+enum class Weight { read_once, in_l2 };
+
+// Non-temporal: what is read once leaves the caches to the rest.
+MN_INLINE void prefetch_once(const void* p) { __builtin_prefetch(p, 0, 0); }
+
+template <class F, int R, int P, Weight kWeight>
 void tile(const TileArgs<F>& args) {
   constexpr int V = 2 * P;
   f32x16 acc[R][V];
@@ -32,37 +43,54 @@ void tile(const TileArgs<F>& args) {
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v)
-      acc[r][v] = args.first ? f32x16::zero() : f32x16::load(args.c + r * args.ldc + 16 * v);
+      acc[r][v] = args.first
+                      ? f32x16::zero()
+                      : f32x16::load(args.c + r * args.ldc + v / 2 * args.c_panel + v % 2 * 16);
 
   const typename F::Value* a = args.a;
   const typename F::Value* b[P];
-#pragma GCC unroll 4
+#pragma GCC unroll 2
   for (int p = 0; p < P; ++p) b[p] = args.b[p];
-  const int64_t ahead = args.ahead, later_step = args.later_step;
+  const int64_t later_step = args.later_step;
   const char* later = args.later;
-  for (int64_t s = args.steps; s > 0; --s) {
-    typename F::Operand w[V];
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) {
-      w[v] = F::load(b[v / 2] + v % 2 * F::kVector);
-      prefetch(reinterpret_cast<const char*>(b[v / 2] + v % 2 * F::kVector) + ahead);
-    }
-    prefetch_l2(later);
-    later += later_step;
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const auto x = F::broadcast(a + r * F::kDepth);
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) acc[r][v] = F::accumulate(acc[r][v], x, w[v]);
-    }
-    a += R * F::kDepth;
+  const auto run = [&](int64_t steps, int64_t ahead) {
+    for (int64_t s = steps; s > 0; --s) {
+      typename F::Operand w[V];
 #pragma GCC unroll 4
-    for (int p = 0; p < P; ++p) b[p] += 2 * F::kVector;
+      for (int v = 0; v < V; ++v) {
+        w[v] = F::load(b[v / 2] + v % 2 * F::kVector);
+        if constexpr (kWeight == Weight::read_once)
+          prefetch_once(reinterpret_cast<const char*>(b[v / 2] + v % 2 * F::kVector) + ahead);
+      }
+      if constexpr (kWeight == Weight::in_l2) {
+        prefetch_l2(later);
+        later += later_step;
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const auto x = F::broadcast(a + r * F::kDepth);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[r][v] = F::accumulate(acc[r][v], x, w[v]);
+      }
+      a += R * F::kDepth;
+#pragma GCC unroll 2
+      for (int p = 0; p < P; ++p) b[p] += 2 * F::kVector;
+    }
+  };
+  if constexpr (kWeight == Weight::read_once) {
+    // One loop for both, so that it is compiled once.
+    const int64_t steps[2] = {args.steps - args.last_steps, args.last_steps};
+    const int64_t ahead[2] = {args.ahead, args.last_ahead};
+#pragma GCC unroll 1
+    for (int part = 0; part < 2; ++part) run(steps[part], ahead[part]);
+  } else {
+    run(args.steps, 0);
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) acc[r][v].store(args.c + r * args.ldc + 16 * v);
+    for (int v = 0; v < V; ++v)
+      acc[r][v].store(args.c + r * args.ldc + v / 2 * args.c_panel + v % 2 * 16);
 }
 
 // Whether the accumulators of rows x panels and the operands of one step fit into the register
@@ -88,41 +116,21 @@ template <class F>
 using TileKernel = void (*)(const TileArgs<F>&);
 
 // Kernels of P panels for 1 .. tile_rows(P) rows, entry r - 1.
-template <class F, int P>
+template <class F, int P, Weight kWeight>
 struct TileTable {
   TileKernel<F> of_rows[kMaxRows] = {};
   template <int R>
   constexpr void fill() {
     if constexpr (R <= tile_rows<F>(P)) {
-      of_rows[R - 1] = tile<F, R, P>;
+      of_rows[R - 1] = tile<F, R, P, kWeight>;
       fill<R + 1>();
     }
   }
   constexpr TileTable() { fill<1>(); }
 };
 
-template <class F>
-constexpr TileTable<F, 1> kTiles1{};
-template <class F>
-constexpr TileTable<F, 2> kTiles2{};
-template <class F>
-constexpr TileTable<F, 3> kTiles3{};
-template <class F>
-constexpr TileTable<F, 4> kTiles4{};
-
-template <class F>
-MN_INLINE TileKernel<F> tile_kernel(int rows, int panels) {
-  switch (panels) {
-    case 1:
-      return kTiles1<F>.of_rows[rows - 1];
-    case 2:
-      return kTiles2<F>.of_rows[rows - 1];
-    case 3:
-      return kTiles3<F>.of_rows[rows - 1];
-    default:
-      return kTiles4<F>.of_rows[rows - 1];
-  }
-}
+template <class F, int P, Weight kWeight>
+constexpr TileTable<F, P, kWeight> kTiles{};
 
 }  // namespace
 }  // namespace mn::MN_ISA
