@@ -1,7 +1,8 @@
 """Result files: rows with everything that is needed to read them later, one file per family.
 
-``results/F.CPU.json`` is replaced as a whole by the next run of family F on that kind of CPU. The
-page docs/numbers.md is made from these files alone (numbers_page.py).
+``results/F.CPU.json`` is replaced by the next run of family F on that kind of CPU; runs of the same
+build add up, so that a family may be measured in pieces. The page docs/numbers.md is made from
+these files alone (numbers_page.py).
 """
 
 import json
@@ -47,8 +48,23 @@ def save(rows: Iterable[Row], machine: Machine, folder: Path = RESULTS) -> list[
     paths = []
     for family, members in sorted(by_family.items()):
         paths.append(_file(folder, family))
-        write_json(paths[-1], record(members, machine))
+        write_json(paths[-1], _added(paths[-1], record(members, machine)))
     return paths
+
+
+def _added(path: Path, new: dict) -> dict:
+    """``new`` with the rows that the file has of the same build and that ``new`` has not."""
+    old = json.loads(path.read_text()) if path.exists() else {}
+    if any(old.get(key) != value for key, value in _build().items()):
+        return new
+    rows = {(row["name"], row["threads"]): row for row in (*old["rows"], *new["rows"])}
+    probes = {key: max(old["probe"].get(key, 0.0), value) for key, value in new["probe"].items()}
+    return {
+        **new,
+        "versions": old["versions"] | new["versions"],
+        "probe": old["probe"] | probes,
+        "rows": sorted(rows.values(), key=lambda row: row["name"].split()[:2]),
+    }
 
 
 def save_model(result: dict[str, object], folder: Path = RESULTS) -> Path:

@@ -66,6 +66,23 @@ def test_result_files(tmp_path):
     assert "| op case | 1 | 1.500 | 1.0 | 2.0 | 0.50 L2 | 2.00 |" in text
 
 
+def test_runs_of_one_build_add_up(tmp_path, monkeypatch):
+    def save(threads: int, us: float, peak: float) -> dict:
+        row = harness.Row("gemm op case", threads, "cpu", us, {}, {}, 1, 2, 0.5, "DRAM", 5)
+        (path,) = record.save([row], machine.Machine({"DRAM": peak}), tmp_path)
+        return json.loads(path.read_text())
+
+    save(1, 1.5, 2e9)
+    both = save(2, 1.0, 1e9)
+    assert [(row["threads"], row["us"]) for row in both["rows"]] == [(1, 1.5), (2, 1.0)]
+    assert both["probe"] == {"DRAM": 2e9}
+    again = save(1, 1.4, 1e9)
+    assert [(row["threads"], row["us"]) for row in again["rows"]] == [(1, 1.4), (2, 1.0)]
+    build = record._build()
+    monkeypatch.setattr(record, "_build", lambda: build | {"commit": "another"})
+    assert len(save(2, 1.0, 1e9)["rows"]) == 1
+
+
 def test_versions_of_peers():
     assert distribution_version("torch compiled").startswith("2.")
     assert distribution_version("no-such-library kernel") == ""
