@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import ShapeError
 
 if TYPE_CHECKING:
-    from ..inference import Completion, Sampling
+    from ..inference import Completion, Engine, Sampling
     from ..text import Tokenizer
 
 SUMMARY = "complete a prompt"
@@ -20,6 +20,7 @@ EXAMPLES = (
     "mimo-native generate --temperature 0.7 --top-p 0.9 --seed 1 'Write a haiku about rain.'",
     "mimo-native generate --model FILE.gguf --raw 'Once upon a time' --max-tokens 100",
     "mimo-native generate --speculative auto 'Write a JSON list of ten cities.'",
+    "mimo-native generate --model nano --raw --speculative tree --show-tree 'Table of 7'",
     "git diff | mimo-native generate --system 'Summarise this change.' --json",
 )
 
@@ -53,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument("--threads", type=int, help="threads of the kernels (default: torch's)")
     add_speculative(model)
+    model.add_argument(
+        "--show-tree", action="store_true", help="print every draft tree and what was accepted"
+    )
     prompt = parser.add_argument_group("prompt")
     prompt.add_argument("--system", help="a system message before the prompt")
     prompt.add_argument("--raw", action="store_true", help="no chat template: continue the prompt")
@@ -75,12 +79,30 @@ def add_speculative(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _engine_class(args: argparse.Namespace) -> type[Engine]:
+    from ..inference import Engine
+
+    if not args.show_tree:
+        return Engine
+    if args.speculative == "off" or args.json:
+        raise ShapeError(
+            "generate",
+            "--show-tree",
+            expected="--speculative chain, tree or auto beside it, and no --json",
+            got=f"--speculative {args.speculative}" + (" --json" if args.json else ""),
+        )
+    from .show_tree import TreeEngine
+
+    TreeEngine.colour = sys.stdout.isatty()
+    return TreeEngine
+
+
 def run(args: argparse.Namespace) -> int:
+    engine_class = _engine_class(args)
     prompt = _prompt(args.prompt)
     import torch
 
     from .. import loading
-    from ..inference import Engine
 
     if args.threads is not None:
         if args.threads < 1:
@@ -92,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
     loaded = time.perf_counter() - began
 
     ids = _encode(tokenizer, prompt, args)
-    engine = Engine(
+    engine = engine_class(
         model,
         max_batch=1,
         max_tokens=len(ids) + sampling.max_tokens,
@@ -104,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         while engine.has_work:
             for piece in engine.step():
-                if not args.json:
+                if not args.json and not args.show_tree:
                     print(piece.text, end="", flush=True)
     except KeyboardInterrupt:
         engine.cancel(index)
@@ -113,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(_record(args.model, completion, loaded)))
     else:
-        print()
+        print(completion.text if args.show_tree else "")
         print(_summary(completion, loaded), file=sys.stderr)
     return status
 
