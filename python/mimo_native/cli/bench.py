@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peers", action="store_true", help="time installed peers too")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/F.CPU.json")
     whole = parser.add_argument_group("bench model")
-    whole.add_argument("--model", default="smollm2", help="what to load (default smollm2)")
+    whole.add_argument(
+        "--model", default="smollm2", help="what to load (default smollm2), or released-layers"
+    )
     whole.add_argument("--weight-format", help="of the packed weights (default: that of bfloat16)")
     whole.add_argument("--rounds", type=int, default=3, help="turns of ours and peers (default 3)")
     whole.add_argument("--peer-model", type=Path, help="the GGUF file for llama.cpp")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import UnsupportedError
 from .bench_peers import Peer, peers_of
+from .bench_released import RELEASED_LAYERS, released_layers
 from .bench_work import WORK, Decode, make_work, weight_bytes
 
 _PROBED_BYTES = 256 << 20  # of each thread: several times what a cache might hold
@@ -117,7 +118,10 @@ def measure(
 
     torch.set_num_threads(threads)
     start = _resident("VmRSS")
-    model = MiMoForCausalLM.from_pretrained(resolve_model(source), weight_format=weight_format)
+    if source == RELEASED_LAYERS:
+        model = released_layers()
+    else:
+        model = MiMoForCausalLM.from_pretrained(resolve_model(source), weight_format=weight_format)
     clock = time.thread_time if threads == 1 else time.perf_counter
     flops_of = "bf16" if model.dtype == torch.bfloat16 else "f32"
     with torch.inference_mode():
