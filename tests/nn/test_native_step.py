@@ -44,7 +44,7 @@ DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
 def make_model(
-    config: mn.MiMoConfig, dtype: torch.dtype, format: str | None = None
+    config: mn.MiMoConfig, dtype: torch.dtype, format: str | dict[str, str] | None = None
 ) -> mn.MiMoForCausalLM:
     model = mn.MiMoForCausalLM(config).init_weights(std=0.15, seed=5)
     generator = torch.Generator().manual_seed(6)
@@ -170,18 +170,23 @@ def test_same_bits_at_every_level_and_thread_count(isa, dtype, by_modules) -> No
         torch.set_num_threads(1)
 
 
+FORMATS = ["int8_row", "int8_32", "int4_32", "e4m3_128x128", "mxfp4", "int8_row_a8", "int8_32_a8"]
+MIXED = {"attention": "int8_row", "experts": "mxfp4", "dense": "int4_32", "head": "int8_32"}
+
+
 @torch.inference_mode()
-@pytest.mark.parametrize(
-    "format",
-    ["int8_row", "int8_32", "int4_32", "e4m3_128x128", "mxfp4", "int8_row_a8", "int8_32_a8"],
-)
+@pytest.mark.parametrize("format", [*FORMATS, MIXED], ids=[*FORMATS, "mixed"])
 @pytest.mark.parametrize("config", [TINY, LLAMA], ids=["tiny", "llama"])
 def test_same_bits_in_every_weight_format(config, format, calls, by_modules) -> None:
     sizes = {"hidden_size": 128, "intermediate_size": 128, "moe_intermediate_size": 128}
     model = make_model(replace(config, **sizes), torch.bfloat16, format)
-    native = list(session(model, 3, SESSION))
-    assert calls.count("run") == len(SESSION)
-    assert_same(native, by_modules(lambda: list(session(model, 3, SESSION))))
+    for rows, chunks in ((3, SESSION), (2, TREE)):
+        calls.clear()
+        native = list(session(model, rows, chunks))
+        assert calls.count("run") == len(chunks)
+        assert ("run_block" in calls) == (config.num_mtp_layers > 0)
+        modules = by_modules(lambda rows=rows, chunks=chunks: list(session(model, rows, chunks)))
+        assert_same(native, modules)
 
 
 @torch.inference_mode()

@@ -4,6 +4,7 @@ import itertools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from benchmarks import harness, machine, numbers_page, record
 from benchmarks.peers import distribution_version
 
 import mimo_native as mn
-from mimo_native.cli import bench_model, bench_work
+from mimo_native.cli import bench_model, bench_released, bench_work
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -170,3 +171,21 @@ def test_a_step_reads_the_experts_that_it_chose():
         read += share * (experts.gate_up.weight.nbytes + experts.down.weight.nbytes)
         read += layer.mlp.gate.proj.weight.nbytes if c.moe else 0
     assert work.per_token() == read
+
+
+def test_the_released_layers_have_its_formats(monkeypatch):
+    wide = {"hidden_size": 128, "intermediate_size": 128, "moe_intermediate_size": 128}
+    small = replace(mn.MiMoConfig.tiny(), **wide)
+    monkeypatch.setattr(mn.MiMoConfig, "mimo_v2_flash", lambda: small)
+    model = bench_released.released_layers(experts=16)
+    dense, sparse = model.model.layers
+    coded = [dense.mlp.gate_up, dense.mlp.down, sparse.mlp.experts.gate_up, sparse.mlp.experts.down]
+    coded += [dense.self_attn.qkv, sparse.self_attn.qkv]
+    assert {w.weight.format for w in coded} == {"e4m3_128x128"}
+    assert {w.weight.format for w in (dense.self_attn.o, model.head)} == {"bf16"}
+    assert sparse.mlp.gate.proj.weight.format == "f32"
+    experts = sparse.mlp.experts.down.weight.unpack()
+    assert experts[0].abs().max() > 0
+    assert torch.equal(experts[15], experts[0])
+    with torch.inference_mode():
+        assert bench_work.Decode(model, 2, itertools.count().__next__)() > 0
