@@ -116,7 +116,7 @@ def _work_cells(run: dict, work: dict, rivals: list[str]) -> list[str]:
 
 def _provenance(run: dict) -> str:
     versions = ", ".join(
-        f"{name} {text}".removeprefix("llama.cpp ") for name, text in run["versions"].items()
+        text if " " in text else f"{name} {text}" for name, text in run["versions"].items()
     )
     names = ", ".join(work["name"] for work in run["work"])
     beside = f"; llama.cpp ran {run['peer_file']}" if run["peer_file"] else ""
