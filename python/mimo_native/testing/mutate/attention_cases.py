@@ -171,6 +171,14 @@ register(
     _cached((310, 2, 64), (10, 30, 1), window=5, tree=True),
     _cached((1100,), (64,), heads=2, tree=True),
     _cached((70,), (10,), tree=True, **_SHARED, **_RELEASED),
+    # The edge of a window in every column of a tile, in every kernel.
+    _varlen((140,), heads=8, window=9, **_RELEASED),
+    _varlen((140,), heads=2, window=9),
+    _cached(tuple(range(60, 132, 3)), (1,) * 24, window=9, **_SHARED),
+    _cached(tuple(range(60, 132, 3)), (1,) * 24, window=9, **_SHARED, **_RELEASED),
+    # Splits of few rows, of several sequences, without a sink.
+    _dense(1, 1300, batch=2, heads=3, v=72),
+    _dense(1, 1300, batch=3, heads=1, sink=torch.float32),
     only=("forward_sm80", "merge_sm80"),
 )
 register(
@@ -225,4 +233,5 @@ register(
     _commit(None, (3, 0, 70), (1, 1, 1), (4, 2, 6)),
     _commit(65, (3, 0, 150), (1, 70, 1), (4, 2, 6)),
     _commit(130, (200, 128), (3, 2)),
+    _commit(65, (200, 5)),
 )
