@@ -15,6 +15,7 @@ EXAMPLES = (
     "mimo-native bench gemm experts --peers   # beside other libraries' kernels, where installed",
     "mimo-native bench gemm --json > gemm.json",
     "mimo-native bench speculative --model nano --sweep --plot speculative.png",
+    "mimo-native bench acceptance --model nano --plot acceptance.svg   # MTP heads by domain",
     "mimo-native bench model --model DIR --threads 2 --peers   # decode and prefill end to end",
 )
 
@@ -23,16 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "family",
         nargs="*",
-        help="kernel families, e.g. attention (default: all); model; speculative",
+        help="kernel families, e.g. attention (default: all); model; speculative; acceptance",
     )
     parser.add_argument("--threads", default="1", help="thread counts, e.g. 1,2 (default 1)")
     parser.add_argument("--seconds", type=float, help="time per case (default 0.4)")
     parser.add_argument("--peers", action="store_true", help="time installed peers too")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/F.CPU.json")
-    whole = parser.add_argument_group("bench model")
+    whole = parser.add_argument_group("bench model, bench acceptance")
     whole.add_argument(
         "--model", default="smollm2", help="what to load (default smollm2), or released-layers"
     )
+    whole.add_argument("--mtp", metavar="DIR", help="MTP heads for a model that has none")
+    whole.add_argument("--data", type=Path, help="DIR/DOMAIN/heldout token files (default: nano's)")
+    whole.add_argument("--plot", type=Path, help="where to draw acceptance; .svg or .png")
     whole.add_argument("--weight-format", help="of the packed weights (default: that of bfloat16)")
     whole.add_argument("--rounds", type=int, default=3, help="turns of ours and peers (default 3)")
     whole.add_argument("--peer-model", type=Path, help="the GGUF file for llama.cpp")
@@ -54,6 +58,10 @@ def run(args: argparse.Namespace) -> int:
         from .bench_speculative import run as bench_speculative
 
         return bench_speculative(args)
+    if args.family == ["acceptance"]:
+        from .bench_acceptance import run as bench_acceptance
+
+        return bench_acceptance(args)
     folder = _folder(args.dir)
     files = [_file(folder, family) for family in args.family] or [folder]
     command = [sys.executable, "-m", "pytest", "-q", "--benchmark-only", "--no-header"]

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
             expected=f"less than the context of {args.context}",
             got=str(args.max_tokens),
         )
-    model, tokenizer = loading.load(args.model, dtype=getattr(torch, args.dtype))
+    model, tokenizer = loading.load(args.model, dtype=getattr(torch, args.dtype), mtp=args.mtp)
     if tokenizer.chat is None:
         raise UnsupportedError(
             "chat", [f"{args.model} has no chat template"], remedy="Use mimo-native generate."

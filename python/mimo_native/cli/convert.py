@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="bf16, f32, e4m3_128x128, int8_row, int8_32, int8_row_a8, int8_32_a8, int4_32, mxfp4, "
         "or stored: codes as they are. COMPONENT: attention, dense, experts, head or mtp",
     )
+    parser.add_argument("--mtp", metavar="DIR", help="MTP heads that join a model without")
     parser.add_argument(
         "--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the activations"
     )
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
         args.target,
         weight_format=parse_formats(args.format),
         dtype=getattr(torch, args.dtype),
+        mtp=args.mtp,
         progress=progress,
     )
     if not args.json and sys.stderr.isatty():

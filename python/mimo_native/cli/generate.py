@@ -21,6 +21,7 @@ EXAMPLES = (
     "mimo-native generate --model FILE.gguf --raw 'Once upon a time' --max-tokens 100",
     "mimo-native generate --speculative auto 'Write a JSON list of ten cities.'",
     "mimo-native generate --model nano --raw --speculative tree --show-tree 'Table of 7'",
+    "mimo-native generate --mtp models/smollm2-mtp --speculative chain 'Name ten cities.'",
     "git diff | mimo-native generate --system 'Summarise this change.' --json",
 )
 
@@ -71,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_speculative(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--mtp", metavar="DIR", help="MTP heads for a model that has none")
     group.add_argument(
         "--speculative",
         choices=("off", "chain", "tree", "auto"),
@@ -110,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     sampling = _sampling(args)
     began = time.perf_counter()
-    model, tokenizer = loading.load(args.model, dtype=getattr(torch, args.dtype))
+    model, tokenizer = loading.load(args.model, dtype=getattr(torch, args.dtype), mtp=args.mtp)
     loaded = time.perf_counter() - began
 
     ids = _encode(tokenizer, prompt, args)

@@ -25,6 +25,7 @@ _REFRESH = 0.05  # seconds between two pictures
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt")
     parser.add_argument("--model", default="smollm2", help="as for generate (smollm2)")
+    parser.add_argument("--mtp", metavar="DIR", help="MTP heads for a model that has none")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--raw", action="store_true", help="no chat template")
     parser.add_argument("--speculative", choices=("chain", "tree", "auto"), default="auto")
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from .. import loading
     from ..inference import Engine, Sampling
 
-    model, tokenizer = loading.load(args.model, dtype=getattr(torch, args.dtype))
+    model, tokenizer = loading.load(args.model, dtype=getattr(torch, args.dtype), mtp=args.mtp)
     if args.raw or tokenizer.chat is None:
         ids = tokenizer.encode(args.prompt)
     else:

@@ -385,18 +385,22 @@ class MiMoForCausalLM(HubNames):
         dtype: torch.dtype = torch.bfloat16,
         weight_format: str | Mapping[str, str] | None = None,
         window_keys: int | None = None,
+        mtp: str | Path | None = None,
     ) -> "MiMoForCausalLM":
         """Load a checkpoint directory or a GGUF file for inference, packed tensor by tensor.
 
         weight_format: a format of ``ops.pack`` for all linear weights, or one for some of
         "attention", "dense", "experts", "head" and "mtp"; the rest, and None, have that of
         ``dtype``. "stored" keeps weights that the files hold as codes exactly as these codes: FP8
-        blocks, mxfp4, Q8_0, Q4_0, Q4_1. window_keys overrides the config's. Raises CheckpointError
-        or UnsupportedError before anything is built where the files do not fit.
+        blocks, mxfp4, Q8_0, Q4_0, Q4_1. window_keys overrides the config's. mtp: a directory of MTP
+        heads for a checkpoint that has none. Raises CheckpointError or UnsupportedError before
+        anything is built where the files do not fit.
         """
         from ..weights.load import load_model
 
-        return load_model(path, dtype=dtype, weight_format=weight_format, window_keys=window_keys)
+        return load_model(
+            path, dtype=dtype, weight_format=weight_format, window_keys=window_keys, mtp=mtp
+        )
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write config.json and safetensors under the hub's names, replacing a checkpoint whole."""

@@ -3,7 +3,7 @@
 from .config import EvalConfig, PretrainConfig, SaveConfig
 from .estimate import Estimate, Hardware, estimate
 from .evaluate import DomainScore, evaluate
-from .heads import Boundary, expand_mtp
+from .heads import Boundary, attach_mtp, expand_mtp
 from .objective import Losses, Objective, Totals, Weights
 from .presets import report
 from .run import RunResult, run
@@ -21,6 +21,7 @@ __all__ = [
     "SaveConfig",
     "Totals",
     "Weights",
+    "attach_mtp",
     "estimate",
     "evaluate",
     "expand_mtp",

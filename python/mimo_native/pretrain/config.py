@@ -45,10 +45,15 @@ class SaveConfig:
 class PretrainConfig:
     """A run of ``schedule`` on the token files ``data`` = {corpus: directory}, into ``output``.
 
-    model, init      a configuration to initialise with ``init_std``, or a checkpoint to start from
+    model, init      a configuration to initialise with ``init_std``, or a checkpoint to start from:
+                     what ``load`` takes
+    mtp_window       give a model without MTP heads one, with a window of so many keys
     mtp_heads        copy the model's one MTP block so often before training; None: as it is
     boundary         what the MTP loss must not train
     mtp_only         train the MTP heads alone, on a frozen trunk
+    cache_hidden     with mtp_only: store the trunk's hidden states beside the tokens, once, and
+                     train from these
+    cut_vocabulary   with mtp_only: train the heads to choose among the tokens that the corpora hold
     dtype            "bfloat16" keeps float32 masters; router and sinks are float32 in any case
     micro_rows       rows per backward pass; it changes no loss, only memory and the last bits
     recompute        keep the layers' inputs only and run them again in the backward pass
@@ -64,9 +69,12 @@ class PretrainConfig:
     model: MiMoConfig | None = None
     init: str | None = None
     init_std: float = 0.006
+    mtp_window: int | None = None
     mtp_heads: int | None = None
     boundary: Boundary = field(default_factory=Boundary)
     mtp_only: bool = False
+    cache_hidden: bool = False
+    cut_vocabulary: bool = False
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     dtype: Literal["float32", "bfloat16"] = "float32"
     micro_rows: int = 1
@@ -92,6 +100,14 @@ class PretrainConfig:
             raise ShapeError(
                 "PretrainConfig", "dtype", expected="float32 or bfloat16", got=self.dtype
             )
+        for name in ("cache_hidden", "cut_vocabulary"):
+            if getattr(self, name) and not self.mtp_only:
+                raise ShapeError(
+                    "PretrainConfig",
+                    name,
+                    expected="mtp_only beside it: a trained trunk's states and head change",
+                    got="a trunk that is trained",
+                )
         for name in ("micro_rows", "expert_parallel", "loads_every"):
             if getattr(self, name) < 1:
                 raise ShapeError(
@@ -147,6 +163,10 @@ class PretrainConfig:
         content = self.to_dict()
         for name in (*_FREE, "data"):
             del content[name]
+        # Later fields, left out at their defaults: checkpoints from before they existed resume.
+        for name in ("mtp_window", "cache_hidden", "cut_vocabulary"):
+            if not content[name]:
+                del content[name]
         return content | {"corpora": sorted(self.data)}
 
 

@@ -74,7 +74,10 @@ class Losses(NamedTuple):
 class Objective(nn.Module):
     """A model and its loss in one module, which is what gets sharded and called.
 
-    mtp_only: the trunk runs without gradient and only the MTP heads' loss counts.
+    mtp_only: the trunk runs without gradient and only the MTP heads' loss counts; where a batch
+    brings the trunk's states along, the trunk does not run at all and ``main`` is 0.
+    vocabulary int64 [V']: with mtp_only, the heads' losses are over these tokens alone, ascending;
+    every target must be among them.
     """
 
     def __init__(
@@ -84,18 +87,26 @@ class Objective(nn.Module):
         boundary: Boundary | None = None,
         mtp_only: bool = False,
         recompute: bool = False,
+        vocabulary: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.boundary = boundary or Boundary()
         self.mtp_only, self.recompute = mtp_only, recompute
+        self.vocabulary, self._cut_head = vocabulary, None
+        if vocabulary is not None:
+            self._cut_head = model.head.weight.detach()[vocabulary]
 
     def forward(self, batch: MicroBatch, totals: Totals, weights: Weights) -> Losses:
         model, view = self.model, packed(batch.cu_seqlens)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.mtp_only):
-            hidden, routing = trunk(model, batch.ids, view, recompute=self.recompute)
-            main = self._main(hidden, batch)
-            aux = sequence_balance_loss(routing, batch.rows)
+        if batch.hidden is not None:
+            hidden, routing = batch.hidden.to(model.dtype), []
+            main = aux = torch.zeros(())
+        else:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.mtp_only):
+                hidden, routing = trunk(model, batch.ids, view, recompute=self.recompute)
+                main = self._main(hidden, batch)
+                aux = sequence_balance_loss(routing, batch.rows)
         mtp = [self.mtp_loss(k, hidden, batch) for k in range(len(model.model.mtp.layers))]
         loss = main.new_zeros(())
         if not self.mtp_only:
@@ -144,6 +155,10 @@ class Objective(nn.Module):
             )[0]
         else:
             u = block(embedded, h, packed(cu_seqlens))[0]
+        if self.vocabulary is not None:
+            weight = self._cut_head
+            found = torch.searchsorted(self.vocabulary, targets)
+            targets = torch.where(targets == _NO_TARGET, targets, found)
         return ops.linear_cross_entropy(u, weight, targets, reduction="sum")
 
 

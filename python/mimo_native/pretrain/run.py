@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,15 +14,18 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .. import backends
+from ..errors import UnsupportedError
 from ..training.balance import routers, update_bias
 from ..training.batch import MicroBatch, micro_batches
 from ..training.checkpoint import Checkpoints
-from ..training.data import Mixture, TokenFile
+from ..training.data import HiddenFile, Mixture, TokenFile, store_hidden
 from ..training.distributed import Ranks, full_model, start
+from ..training.forward import hidden_states
 from ..training.metrics import MetricsLog
 from ..training.optimizer import StepStats
 from ..training.schedule import StepPlan
 from ..training.signals import StopRequest
+from ..weights.mtp_heads import trunk_digest
 from .config import PretrainConfig
 from .estimate import forward_flops
 from .evaluate import evaluate, overall
@@ -58,6 +62,8 @@ def run(config: PretrainConfig, *, progress: bool = False) -> RunResult:
             stack.callback(dist.destroy_process_group)
         stack.enter_context(backends.use(config.backend))
         files = {name: TokenFile(Path(path) / "train") for name, path in config.data.items()}
+        if config.cache_hidden and ranks.world > 1:
+            raise UnsupportedError("pretrain", ["cache_hidden with several processes"])
         state = RunState(config, ranks, files)
         checkpoints = Checkpoints(
             output / "checkpoints", keep=config.save.keep, asynchronous=config.save.asynchronous
@@ -96,8 +102,18 @@ class _Loop:
         self.state, self.files, self.checkpoints, self.log = state, files, checkpoints, log
         self.ranks: Ranks = state.ranks
         self.config = state.config
+        self._hidden = self._stored() if self.config.cache_hidden else None
         self._mixture: tuple[int, Mixture] | None = None
         self._saved = self._evaluated = state.step if state.step else -1
+
+    def _stored(self) -> dict[str, HiddenFile]:
+        """The frozen trunk's states at every token of every corpus, computed where they lack."""
+        model, digest = self.state.model, trunk_digest(self.state.model.named_parameters())
+        width = model.config.hidden_size
+        return {
+            name: store_hidden(file, partial(hidden_states, model), trunk=digest, width=width)
+            for name, file in self.files.items()
+        }
 
     def advance(self, plan: StepPlan) -> None:
         began = time.perf_counter()
@@ -125,6 +141,7 @@ class _Loop:
                 seq_len=stage.seq_len,
                 seed=self.config.seed,
                 stage=plan.index,
+                hidden=self._hidden,
             )
             self._mixture = (plan.index, mixture)
         return micro_batches(
@@ -159,7 +176,9 @@ class _Loop:
         # A frozen trunk keeps its routing: nothing is there to balance.
         rate = 0.0 if self.config.mtp_only else plan.stage.bias_rate
         loads = update_bias(state.model, loads, rate)
-        return {"loss": main, "mtp": mtp, "aux": aux}, loads, stats
+        # With stored states no trunk ran, and there is no loss of its to report.
+        trunks = {} if self._hidden is not None else {"loss": main, "aux": aux}
+        return trunks | {"mtp": mtp}, loads, stats
 
     def _require_number(self, what: str, value: float) -> None:
         if not torch.isfinite(torch.tensor(value)):
@@ -187,7 +206,9 @@ class _Loop:
             balance["bias_range"] = float(max(b.max() - b.min() for b in biases))
             if state.step % self.config.loads_every == 0:
                 balance["loads"] = loads.tolist()
-        flops = 3 * forward_flops(state.model.config, plan.stage.seq_len) * plan.tokens
+        if not self.config.mtp_only:
+            flops = 3 * forward_flops(state.model.config, plan.stage.seq_len) * plan.tokens
+            balance["gflops"] = flops / seconds / 1e9
         self.log.write(
             "step",
             state.step,
@@ -201,11 +222,10 @@ class _Loop:
             **balance,
             seconds=seconds,
             tokens_per_second=plan.tokens / seconds,
-            gflops=flops / seconds / 1e9,
         )
-        self.log.progress(
-            state.tokens, f"{plan.stage.name} step {state.step} loss {sums['loss']:.3f}"
-        )
+        heads = sums["mtp"]
+        shown = sums["loss"] if "loss" in sums else sum(heads) / len(heads)
+        self.log.progress(state.tokens, f"{plan.stage.name} step {state.step} loss {shown:.3f}")
 
     def evaluate(self, seq_len: int) -> None:
         """Score the held-out text on the first rank, and keep the best model so far."""

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from ..errors import ShapeError
 from ..nn import MiMoForCausalLM
@@ -14,8 +16,9 @@ from ..training.distributed import Ranks
 from ..training.forward import set_rope_bases
 from ..training.schedule import Stage
 from ..training.state import TrainState, require_same
+from ..weights.resolve import resolve_model
 from .config import PretrainConfig
-from .heads import expand_mtp
+from .heads import attach_mtp, expand_mtp
 from .objective import Objective
 
 __all__ = ["RunState", "build_model"]
@@ -31,7 +34,10 @@ def build_model(config: PretrainConfig) -> MiMoForCausalLM:
         model.to(_DTYPES[config.dtype])
     else:
         assert config.init is not None
-        model = MiMoForCausalLM.from_pretrained(config.init, dtype=_DTYPES[config.dtype]).unpack()
+        path = resolve_model(config.init)
+        model = MiMoForCausalLM.from_pretrained(path, dtype=_DTYPES[config.dtype]).unpack()
+    if config.mtp_window is not None:
+        attach_mtp(model, window_keys=config.mtp_window)
     if config.mtp_heads is not None:
         expand_mtp(model, config.mtp_heads)
     model.requires_grad_(not config.mtp_only)
@@ -54,6 +60,7 @@ class RunState(TrainState):
             boundary=config.boundary,
             mtp_only=config.mtp_only,
             recompute=config.recompute,
+            vocabulary=_vocabulary(files) if config.cut_vocabulary else None,
         )
         super().__init__(model, objective, config.optimizer, ranks)
         self.tokens = 0
@@ -109,3 +116,9 @@ def _check_corpora(
             got=f"documents of at most {longest}, rows of {shortest_row}",
             remedy="Train with fewer MTP heads or longer documents.",
         )
+
+
+def _vocabulary(files: Mapping[str, TokenFile]) -> Tensor:
+    """The tokens that occur, ascending."""
+    found = np.concatenate([np.unique(file.tokens) for file in files.values()])
+    return torch.from_numpy(np.unique(found).astype(np.int64))

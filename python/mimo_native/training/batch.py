@@ -18,6 +18,7 @@ __all__ = ["MicroBatch", "micro_batches"]
 class MicroBatch:
     """Packed rows: ids int64 [N], the lengths of their documents [S], and the number of rows.
 
+    hidden [N, D]: the trunk's states where they are stored; then no trunk runs.
     ``real`` is False for a stand-in that a rank without rows of its own runs along, so that
     collectives match; it must count for nothing.
     """
@@ -26,6 +27,7 @@ class MicroBatch:
     lengths: Tensor
     rows: int
     real: bool = True
+    hidden: Tensor | None = None
 
     @property
     def cu_seqlens(self) -> Tensor:
@@ -71,4 +73,5 @@ def micro_batches(
 def _pack(rows: list[Row], *, real: bool = True) -> MicroBatch:
     ids = torch.from_numpy(np.concatenate([row.ids for row in rows]))
     lengths = torch.tensor([n for row in rows for n in row.lengths])
-    return MicroBatch(ids, lengths, len(rows), real)
+    stored = [row.hidden for row in rows if row.hidden is not None]
+    return MicroBatch(ids, lengths, len(rows), real, torch.cat(stored) if stored else None)

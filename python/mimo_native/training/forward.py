@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from ..nn import MiMoForCausalLM, Routing
 from ..nn.batch import Batch
 
-__all__ = ["Trunk", "packed", "set_rope_bases", "trunk"]
+__all__ = ["Trunk", "hidden_states", "packed", "set_rope_bases", "trunk"]
 
 
 class Trunk(NamedTuple):
@@ -57,6 +57,12 @@ def trunk(
         if routed is not None:
             routing.append(routed)
     return Trunk(x, routing)
+
+
+@torch.no_grad()
+def hidden_states(model: MiMoForCausalLM, ids: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """States before the final norm, [1, N, D], of packed documents ids int64 [1, N]."""
+    return trunk(model, ids[0], packed(cu_seqlens)).hidden[None]
 
 
 def set_rope_bases(

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import CheckpointError, UnsupportedError
 from .metrics import read_metrics
 
-__all__ = ["plot"]
+__all__ = ["canvas", "plot", "save_figure"]
 
 Records = list[dict[str, Any]]
 
@@ -23,16 +23,8 @@ def plot(run: str | Path, output: str | Path | None = None) -> Path:
     evals = [record for record in records if record["kind"] in ("eval", "score")]
     if not steps:
         raise CheckpointError(str(run), "metrics.jsonl", expected="at least one step", got="none")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        reason = "plots need the package matplotlib"
-        raise UnsupportedError("plot", [reason], remedy="Run `pip install matplotlib`.") from error
-
     panels = [(title, draw) for title, needs, draw in _PANELS if needs(steps, evals)]
-    figure = Figure(figsize=(12, 3 * ((len(panels) + 1) // 2)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(12, 3 * ((len(panels) + 1) // 2))
     axes = list(figure.subplots((len(panels) + 1) // 2, 2, squeeze=False).flat)
     for axis, (title, draw) in zip(axes, panels, strict=False):
         axis.set_title(title, loc="left")
@@ -41,7 +33,24 @@ def plot(run: str | Path, output: str | Path | None = None) -> Path:
     for axis in axes[len(panels) :]:
         axis.remove()
 
-    target = Path(run) / "metrics.png" if output is None else Path(output)
+    return save_figure(figure, Path(run) / "metrics.png" if output is None else Path(output))
+
+
+def canvas(width: float, height: float) -> Any:
+    """An empty figure. Raises UnsupportedError without matplotlib."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        reason = "plots need the package matplotlib"
+        raise UnsupportedError("plot", [reason], remedy="Run `pip install matplotlib`.") from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Any, target: Path) -> Path:
+    """Write ``figure`` whole; its ending chooses the format. Raises CheckpointError."""
     part = target.with_name(f".{target.name}.part")
     try:
         figure.savefig(part, format=target.suffix[1:] or "png", dpi=100)

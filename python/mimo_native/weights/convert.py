@@ -45,13 +45,14 @@ def convert(
     *,
     weight_format: WeightFormat,
     dtype: torch.dtype = torch.bfloat16,
+    mtp: str | Path | None = None,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> ConvertReport:
     """Write ``source`` as a packed checkpoint into the directory ``target``, whole or not at all.
 
-    weight_format as in ``MiMoForCausalLM.from_pretrained``; ``progress`` is told a weight's name,
-    how many are done and of how many. Raises CheckpointError or UnsupportedError as the readers do,
-    and for a target that holds another checkpoint.
+    weight_format and mtp as in ``MiMoForCausalLM.from_pretrained``; ``progress`` is told a weight's
+    name, how many are done and of how many. Raises CheckpointError or UnsupportedError as the
+    readers do, and for a target that holds another checkpoint.
     """
     source, target = Path(source), Path(target)
     if dtype not in PLAIN:
@@ -63,7 +64,7 @@ def convert(
             str(target), "target", expected="a new directory, or a packed checkpoint",
             got="other files", remedy="Name another directory.",
         )  # fmt: skip
-    read = open_source(source, dtype=dtype)
+    read = open_source(source, dtype=dtype, mtp=mtp)
     with torch.device("meta"):
         model = MiMoForCausalLM(read.config).to(dtype)
     weights = [module for module in model.modules() if isinstance(module, Weight)]

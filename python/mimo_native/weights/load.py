@@ -20,6 +20,7 @@ from ..ops._coded import Codes, dequantize, stored_format
 from ..ops._packed import pack_any
 from .formats import PLAIN, STORED, WeightFormat, is_packed, resolve_formats
 from .gguf import GGUFCheckpoint
+from .mtp_heads import heads_config, stream_heads
 from .packed_checkpoint import load_packed
 from .safetensors_reader import SafetensorsReader
 
@@ -41,31 +42,53 @@ def load_model(
     dtype: torch.dtype = torch.bfloat16,
     weight_format: WeightFormat = None,
     window_keys: int | None = None,
+    mtp: str | Path | None = None,
 ) -> MiMoForCausalLM:
     """See ``MiMoForCausalLM.from_pretrained``."""
     if dtype not in PLAIN:
         raise UnsupportedError("from_pretrained", [f"dtype {dtype}; bfloat16 and float32 are"])
     path = Path(path)
     if is_packed(path):
+        if mtp is not None:
+            raise UnsupportedError(
+                str(path), ["MTP heads join a checkpoint before it is packed"],
+                remedy="Convert the original with --mtp.",
+            )  # fmt: skip
         return load_packed(
             path, dtype=dtype, weight_format=weight_format, window_keys=window_keys
         ).requires_grad_(False)
-    source = open_source(path, dtype=dtype, window_keys=window_keys)
+    source = open_source(path, dtype=dtype, window_keys=window_keys, mtp=mtp)
+    if mtp is not None and weight_format is None:
+        weight_format = {"mtp": STORED}  # drafts need no more bits than the heads' file has
     with torch.device("meta"):
         model = MiMoForCausalLM(source.config).to(dtype)
     fill(model, source, weight_format, dtype)
     return model.requires_grad_(False)
 
 
-def open_source(path: Path, *, dtype: torch.dtype, window_keys: int | None = None) -> Source:
-    """A checkpoint directory or a GGUF file, checked. Raises what its reader raises."""
+def open_source(
+    path: Path,
+    *,
+    dtype: torch.dtype,
+    window_keys: int | None = None,
+    mtp: str | Path | None = None,
+) -> Source:
+    """A checkpoint directory or a GGUF file, checked, and the heads in the directory ``mtp``.
+
+    Raises what its reader raises.
+    """
+    tensors: Iterator[tuple[str, Tensor | Codes]]
     if path.suffix == ".gguf":
         checkpoint = GGUFCheckpoint.open(path)
         config = MiMoConfig.from_dict(checkpoint.config, window_keys=window_keys)
-        return Source(str(path), config, checkpoint.items(dtype=dtype, codes=True))
-    config = MiMoConfig.from_pretrained(path, window_keys=window_keys)
-    tensors = SafetensorsReader(path).stream(config)
-    return Source(str(path), config.unquantized(), tensors)
+        tensors = checkpoint.items(dtype=dtype, codes=True)
+    else:
+        config = MiMoConfig.from_pretrained(path, window_keys=window_keys)
+        tensors, config = SafetensorsReader(path).stream(config), config.unquantized()
+    if mtp is not None:
+        config = heads_config(Path(mtp), config)
+        tensors = stream_heads(Path(mtp), config, tensors)
+    return Source(str(path), config, tensors)
 
 
 def fill(

@@ -8,7 +8,15 @@
 """
 
 from .corpora import DOMAINS, write_corpora
-from .recipe import build, nano_model, nano_runs
+from .recipe import build, nano_model, nano_runs, prepare_corpora
 from .tokenizer import train_tokenizer
 
-__all__ = ["DOMAINS", "build", "nano_model", "nano_runs", "train_tokenizer", "write_corpora"]
+__all__ = [
+    "DOMAINS",
+    "build",
+    "nano_model",
+    "nano_runs",
+    "prepare_corpora",
+    "train_tokenizer",
+    "write_corpora",
+]

@@ -11,11 +11,12 @@ from ..run import RunResult, run
 from .corpora import DOMAINS, write_corpora
 from .tokenizer import train_tokenizer
 
-__all__ = ["build", "nano_model", "nano_runs"]
+__all__ = ["HELDOUT", "build", "nano_model", "nano_runs", "prepare_corpora"]
 
 _VOCAB = 2048
 _MIXTURE = {"tables": 0.10, "logs": 0.12, "records": 0.13, "prose": 0.20, "code": 0.45}
 _SEQ_LEN = 512
+HELDOUT = 0.03  # of the documents
 
 
 def nano_model() -> MiMoConfig:
@@ -138,6 +139,14 @@ def build(
     progress: bool = False,
 ) -> RunResult:
     """Everything from text to the model in ``output``/heads/final; continues where it stopped."""
+    prepare_corpora(output, seed=seed)
+    trunk, heads = nano_runs(output, tokens=tokens, head_tokens=head_tokens, seed=seed)
+    result = run(trunk, progress=progress)
+    return run(heads, progress=progress) if result.status == "finished" else result
+
+
+def prepare_corpora(output: str | Path, *, seed: int = 0) -> None:
+    """``output``/text, /tokenizer and /tokens/DOMAIN/{train, heldout}, unless they are there."""
     output = Path(output)
     if not (output / "tokens" / "done").exists():
         files = write_corpora(output / "text", seed=seed)
@@ -149,9 +158,6 @@ def build(
                 encode=tokenizer.encode,
                 vocab_size=_VOCAB,
                 end_id=0,
-                heldout=0.03,
+                heldout=HELDOUT,
             )
         (output / "tokens" / "done").touch()
-    trunk, heads = nano_runs(output, tokens=tokens, head_tokens=head_tokens, seed=seed)
-    result = run(trunk, progress=progress)
-    return run(heads, progress=progress) if result.status == "finished" else result

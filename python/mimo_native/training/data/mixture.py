@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ...errors import ShapeError
+from .hidden import HiddenFile
 from .order import order
 from .rows import PackedRows
 from .token_file import TokenFile
@@ -18,18 +21,23 @@ _BLOCK = 1024
 
 @dataclass(frozen=True)
 class Row:
-    """One training sequence: ids int64 [T], the lengths of its documents, and its domain."""
+    """One training sequence: ids int64 [T], the lengths of its documents, and its domain.
+
+    hidden [T, D]: the trunk's states at its tokens, where they are stored beside these.
+    """
 
     ids: np.ndarray
     lengths: tuple[int, ...]
     domain: str
+    hidden: Tensor | None = None
 
 
 class Mixture:
     """Row n of a stage, a function of (seed, stage, n) alone.
 
-    weights are normalised, and rounded to 1/1024 by largest remainder. Raises ShapeError for a
-    weight that is not positive, comes to no row, or names no corpus.
+    weights are normalised, and rounded to 1/1024 by largest remainder. hidden: the stored states
+    of each corpus, which then come with the rows. Raises ShapeError for a weight that is not
+    positive, comes to no row, or names no corpus.
     """
 
     def __init__(
@@ -40,6 +48,7 @@ class Mixture:
         seq_len: int,
         seed: int,
         stage: int = 0,
+        hidden: Mapping[str, HiddenFile] | None = None,
     ) -> None:
         unknown = sorted(set(weights) - set(files))
         if not weights or unknown or not all(w > 0 for w in weights.values()):
@@ -61,6 +70,7 @@ class Mixture:
             PackedRows(files[name], seq_len=seq_len, key=(seed, stage, i))
             for i, name in enumerate(self.names)
         ]
+        self._hidden = hidden
         self._slots = np.repeat(np.arange(len(self.names)), self.per_block)
         self._block, self._domains = -1, self._slots
 
@@ -71,8 +81,14 @@ class Mixture:
             self._domains = self._slots[order(_BLOCK, *self._key, -1, block)]
         domain = int(self._domains[at])
         earlier = int((self._domains[:at] == domain).sum())
-        ids, lengths = self._rows[domain].row(block * int(self.per_block[domain]) + earlier)
-        return Row(ids, tuple(lengths), self.names[domain])
+        rows, name = self._rows[domain], self.names[domain]
+        n = block * int(self.per_block[domain]) + earlier
+        ids, lengths = rows.row(n)
+        hidden = None
+        if self._hidden is not None:
+            states = self._hidden[name].states
+            hidden = torch.cat([states[start:stop] for start, stop in rows.spans(n)])
+        return Row(ids, tuple(lengths), name, hidden)
 
 
 def _shares(weights: np.ndarray) -> np.ndarray:

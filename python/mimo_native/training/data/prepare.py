@@ -8,7 +8,7 @@ from ...errors import CheckpointError, UnsupportedError
 from .order import order
 from .token_file import TokenFile, TokenWriter
 
-__all__ = ["prepare", "read_texts"]
+__all__ = ["is_heldout", "prepare", "read_texts"]
 
 _BATCH = 1000
 
@@ -40,7 +40,7 @@ def prepare(
         else:
             with TokenWriter(output / "heldout", vocab_size=vocab_size) as held:
                 for index, text in enumerate(texts):
-                    _add(held if _is_heldout(index, heldout) else train, text, encode, end_id)
+                    _add(held if is_heldout(index, heldout) else train, text, encode, end_id)
     return TokenFile(output / "train")
 
 
@@ -53,7 +53,7 @@ def _add(
     writer.add(ids, text_bytes=len(text.encode("utf-8", "surrogatepass")))
 
 
-def _is_heldout(index: int, share: float) -> bool:
+def is_heldout(index: int, share: float) -> bool:
     """Every block of 1000 documents gives the same share, at drawn places."""
     block, at = divmod(index, _BATCH)
     return bool(order(_BATCH, block)[at] < share * _BATCH)

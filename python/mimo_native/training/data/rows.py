@@ -23,16 +23,23 @@ class PackedRows:
 
     def row(self, n: int) -> tuple[np.ndarray, list[int]]:
         """ids int64 [T], and the lengths of the documents in it, which sum to T."""
-        pieces: list[np.ndarray] = []
+        spans = self.spans(n)
+        tokens = self.file.tokens
+        ids = np.concatenate([tokens[start:stop].astype(np.int64) for start, stop in spans])
+        return ids, [stop - start for start, stop in spans]
+
+    def spans(self, n: int) -> list[tuple[int, int]]:
+        """Where in the token file the documents of row n lie: (start, stop) each."""
+        spans: list[tuple[int, int]] = []
         position, wanted = n * self.seq_len, self.seq_len
         while wanted:
             epoch, at = divmod(position, len(self.file))
-            piece = self._piece(epoch, at, wanted)
-            pieces.append(piece)
-            position, wanted = position + len(piece), wanted - len(piece)
-        return np.concatenate(pieces), [len(piece) for piece in pieces]
+            start, stop = self._span(epoch, at, wanted)
+            spans.append((start, stop))
+            position, wanted = position + stop - start, wanted - (stop - start)
+        return spans
 
-    def _piece(self, epoch: int, at: int, wanted: int) -> np.ndarray:
+    def _span(self, epoch: int, at: int, wanted: int) -> tuple[int, int]:
         """From token ``at`` of the epoch's stream to its document's end, at most ``wanted``."""
         if epoch != self._epoch:
             self._order = order(self.file.documents, *self.key, epoch)
@@ -42,4 +49,4 @@ class PackedRows:
         document = self._order[slot]
         stop = int(self.file.offsets[document + 1])
         start = stop - (int(self._ends[slot]) - at)
-        return self.file.tokens[start : min(stop, start + wanted)].astype(np.int64)
+        return start, min(stop, start + wanted)
