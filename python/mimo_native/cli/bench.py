@@ -36,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     whole.add_argument("--mtp", metavar="DIR", help="MTP heads for a model that has none")
     whole.add_argument("--data", type=Path, help="DIR/DOMAIN/heldout token files (default: nano's)")
+    whole.add_argument("--rows", type=int, default=4, help="held-out rows of 512 tokens each (4)")
+    whole.add_argument("--prompts", type=int, default=8, help="sampled continuations each (8)")
     whole.add_argument("--plot", type=Path, help="where to draw acceptance; .svg or .png")
     whole.add_argument("--weight-format", help="of the packed weights (default: that of bfloat16)")
     whole.add_argument("--rounds", type=int, default=3, help="turns of ours and peers (default 3)")

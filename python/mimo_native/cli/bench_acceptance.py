@@ -17,7 +17,7 @@ def run(args: argparse.Namespace) -> int:
             files = {path.parent.name: TokenFile(path) for path in held}
         else:
             files = write_heldout(tokenizer, scratch, vocab_size=model.config.vocab_size)
-        points = measure(model, files)
+        points = measure(model, files, rows=args.rows, prompts=args.prompts)
     if args.plot is not None:
         draw({args.model: points}, args.plot)
     if args.json:
