@@ -38,17 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     whole.add_argument("--data", type=Path, help="DIR/DOMAIN/heldout token files (default: nano's)")
     whole.add_argument("--rows", type=int, default=4, help="held-out rows of 512 tokens each (4)")
     whole.add_argument("--prompts", type=int, default=8, help="sampled continuations each (8)")
-    whole.add_argument("--plot", type=Path, help="where to draw acceptance; .svg or .png")
     whole.add_argument("--weight-format", help="of the packed weights (default: that of bfloat16)")
     whole.add_argument("--rounds", type=int, default=3, help="turns of ours and peers (default 3)")
     whole.add_argument("--peer-model", type=Path, help="the GGUF file for llama.cpp")
     whole.add_argument("--work", help='e.g. "decode B=1,prefill 512" (default: all four)')
-    drafts = parser.add_argument_group("bench speculative (also --model, --rounds, --threads)")
+    drafts = parser.add_argument_group(
+        "bench speculative (also --model, --mtp, --rounds, --threads)"
+    )
     drafts.add_argument("--domain", help="which texts, e.g. tables,code (default: all)")
     drafts.add_argument("--temperature", default="0", help="e.g. 0,1 (default 0)")
     drafts.add_argument("--tokens", type=int, default=128, help="per request (default 128)")
     drafts.add_argument("--sweep", action="store_true", help="over node budgets and batches too")
-    drafts.add_argument("--plot", type=Path, help="where to draw the result; .png, .svg or .pdf")
+    drafts.add_argument("--plot", type=Path, help="where to draw it (acceptance too)")
     drafts.add_argument("--kernels", action="store_true", help="the family's kernels instead")
     parser.add_argument("--dir", type=Path, help="the benchmarks/ directory (default: searched)")
 

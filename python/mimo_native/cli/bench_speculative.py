@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     from .. import loading
 
     torch.set_num_threads(int(args.threads.split(",")[0]))
-    model, tokenizer = loading.load(args.model)
+    model, tokenizer = loading.load(args.model, mtp=args.mtp)
     prompts = _domains(args.model, tokenizer, args.rounds)
     if args.domain:
         prompts = {name: prompts[name] for name in args.domain.split(",")}
