@@ -34,8 +34,7 @@ def attach_mtp(model: MiMoForCausalLM, *, window_keys: int) -> None:
     """Give a model without MTP heads, every layer global and dense, its first one.
 
     The block is the trunk's last layer over again, now sliding with ``window_keys``: it continues
-    from the sum of the normed embedding and hidden state and ends in the trunk's final norm, which
-    is far nearer to a guess at the token after next than random weights are. Raises
+    from the sum of the normed embedding and hidden state and ends in the trunk's final norm. Raises
     UnsupportedError for a model with MTP heads, sliding layers, experts or packed weights.
     """
     config, last = model.config, model.model.layers[-1]
