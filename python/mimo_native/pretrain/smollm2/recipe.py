@@ -18,7 +18,7 @@ _MIXTURE = {"chat": 0.5, "code": 0.2, "prose": 0.15, "records": 0.05, "logs": 0.
 
 
 def smollm2_runs(
-    output: str | Path, *, tokens: int = 500_000, joint_tokens: int = 800_000, seed: int = 0
+    output: str | Path, *, tokens: int = 300_000, joint_tokens: int = 450_000, seed: int = 0
 ) -> tuple[PretrainConfig, PretrainConfig]:
     """One head alone, then its three copies jointly, on the same stored states of the trunk."""
     output = Path(output)
@@ -69,8 +69,8 @@ def _stage(name: str, tokens: int, peak: float, end: float) -> Stage:
 def build(
     output: str | Path,
     *,
-    tokens: int = 500_000,
-    joint_tokens: int = 800_000,
+    tokens: int = 300_000,
+    joint_tokens: int = 450_000,
     seed: int = 0,
     scale: float = 1.0,
     progress: Callable[[str], None] | None = None,
