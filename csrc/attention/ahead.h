@@ -1,9 +1,7 @@
-// Memory that will be needed soon, asked for while the multipliers work, of two kinds.
-//
-// Rows are queries of a later job and outputs of this one: short, and fetched between two register
-// tiles. Ranges are keys and values of the next pass or job: long, and fetched a few lines with
-// every step of a tile, at the pace that spreads them over the whole pass, so that memory delivers
-// while the tile computes and not in turn with it.
+// Memory that will be needed soon, asked for while the multipliers work: keys and values of the
+// next pass or job, queries of a later job, outputs of this one. A few lines with every step of a
+// tile, at the pace that spreads them over the whole pass, so that memory delivers while the tile
+// computes and not in turn with it.
 #pragma once
 
 #include "simd/vec.h"
@@ -13,17 +11,8 @@ namespace {
 
 class Ahead {
  public:
-  void clear_rows() { row_count_ = next_row_ = 0, row_at_ = 0; }
-  void add_row(const void* row, int64_t bytes) {
-    const char* p = static_cast<const char*>(row);
-    if (row_count_ && rows_[row_count_ - 1].p + rows_[row_count_ - 1].bytes == p)
-      rows_[row_count_ - 1].bytes += bytes;
-    else if (row_count_ < kMostRows)
-      rows_[row_count_++] = {p, bytes};
-  }
-
   // `steps`: about how many steps of register tiles come before the ranges are needed.
-  void clear_ranges(int64_t steps) {
+  void clear(int64_t steps) {
     range_count_ = next_range_ = 0;
     lines_ = 0;
     steps_ = steps;
@@ -63,7 +52,7 @@ class Ahead {
 
  private:
   static constexpr int64_t kLine = 64;
-  static constexpr int kMostRows = 16, kRowLines = 12, kMostRanges = 64;
+  static constexpr int kMostRanges = 64;
   struct Range {
     const char* p;
     int64_t bytes;
@@ -82,19 +71,11 @@ class Ahead {
   MN_INLINE void end_tile(const char* p) {
     lines_ -= (p - p_) / kLine;
     p_ = p < end_ ? p : end_;
-    for (int n = 0; n < kRowLines && next_row_ < row_count_; ++n) {
-      prefetch(rows_[next_row_].p + row_at_);
-      row_at_ += kLine;
-      if (row_at_ >= rows_[next_row_].bytes) {
-        ++next_row_;
-        row_at_ = 0;
-      }
-    }
   }
 
-  Range rows_[kMostRows], ranges_[kMostRanges];
-  int row_count_ = 0, next_row_ = 0, range_count_ = 0, next_range_ = 0, pace_ = 0;
-  int64_t row_at_ = 0, lines_ = 0, steps_ = 0;
+  Range ranges_[kMostRanges];
+  int range_count_ = 0, next_range_ = 0, pace_ = 0;
+  int64_t lines_ = 0, steps_ = 0;
   const char *p_ = nullptr, *end_ = nullptr;
 };
 

@@ -159,7 +159,7 @@ void look_ahead(const BackwardTile<T>& t, int64_t keys, Ahead& ahead) {
   const int64_t size = sizeof(T), h = t.job->kv_head * t.group, next = t.first_row + t.rows;
   const int64_t rows = s.tokens * t.group, after = next + p.tile_rows;
   const int64_t end = after < rows ? after : rows;
-  ahead.clear_ranges(steps_of(t, keys));
+  ahead.clear(steps_of(t, keys));
   add_rows(ahead, static_cast<T*>(s.dq) + h * p.dim_qk, p.q_heads * p.dim_qk, p.dim_qk, p.dim_qk,
            size, t.group, t.first_row, next);
   add_rows(ahead, static_cast<const T*>(s.q) + h * p.q_head_stride, p.q_token_stride,

@@ -6,25 +6,19 @@
 namespace mn::MN_ISA {
 namespace {
 
-// What the same slice of a later job reads, and what this one writes.
-template <class K>
-void look_ahead_rows(const Tile<K>& tile, const AttentionJob* later, const Slice& slice,
+// What this job writes, and the queries of a later one.
+template <class T>
+void look_ahead_rows(const AttentionProblem& p, const AttentionJob& job, const AttentionJob* later,
                      Ahead& ahead) {
-  using T = RowOf<K>;
-  const AttentionProblem& p = *tile.p;
   const int64_t group = p.q_heads / p.kv_heads, size = sizeof(T);
-  if (later) {
-    RowCursor at(*tile.job, group, slice.row);
-    for (int r = 0; r < slice.rows; ++r, at.next()) {
-      const int64_t token = at.token - tile.job->first_token;
-      if (token < later->tokens)
-        ahead.add_row(query<T>(p, *later, later->first_token + token, at.head),
-                      p.layout.dim_qk * size);
-    }
+  for (int64_t i = job.first_token; i < job.first_token + job.tokens; ++i)
+    ahead.add_range(output<T>(p, job, i, 0), group * p.layout.dim_v * size);
+  if (!later) return;
+  for (int64_t i = later->first_token; i < later->first_token + later->tokens; ++i) {
+    const T* q = query<T>(p, *later, i, 0);
+    for (int64_t h = 0; h < group; ++h, q += p.q_head_stride)
+      ahead.add_range(q, p.layout.dim_qk * size);
   }
-  RowCursor at(*tile.job, group, slice.row);
-  for (int r = 0; r < slice.rows; ++r, at.next())
-    ahead.add_row(output<T>(p, *tile.job, at.token, at.head), p.layout.dim_v * size);
 }
 
 // The committed keys and values of the blocks [begin, end) of a job.

@@ -171,7 +171,8 @@ void run_job(const AttentionProblem& p, const AttentionJob& job, const Attention
     int64_t steps = 0;
     for (int n = 0; n < tile.slice_count; ++n)
       steps += steps_of<K>(tile.slices[n].rows, (pass_end - block) * kBlockGroups, p.layout);
-    ahead.clear_ranges(steps);
+    ahead.clear(steps);
+    if (block == range.begin && whole) look_ahead_rows<RowOf<K>>(p, job, later, ahead);
     if (pass_end < range.end) {
       look_ahead_blocks<K>(p, job, pass_end, range.pass_end(pass_end), ahead);
     } else if (later && later->kv_head != job.kv_head) {
@@ -179,10 +180,6 @@ void run_job(const AttentionProblem& p, const AttentionJob& job, const Attention
       look_ahead_blocks<K>(p, *later, next.begin, next.pass_end(next.begin), ahead);
     }
     for (int n = 0; n < tile.slice_count; ++n) {
-      if (block == range.begin) {
-        ahead.clear_rows();
-        look_ahead_rows(tile, later, tile.slices[n], ahead);
-      }
       run_pass(tile, tile.slices[n], block, pass_end, ahead);
       if (whole && pass_end == range.end) write_slice(tile, tile.slices[n]);
     }
