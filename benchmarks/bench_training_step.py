@@ -8,6 +8,7 @@ from tests.pretrain.models import micro_batch
 
 import mimo_native as mn
 from mimo_native.pretrain import Objective, Totals, Weights
+from mimo_native.pretrain.estimate import forward_flops
 
 from .peers.eager_model import eager_loss
 
@@ -59,4 +60,6 @@ def test_step(compare, dtype: torch.dtype, tokens: int) -> None:
         return loss.detach()
 
     torch.testing.assert_close(ours(), theirs().float(), rtol=1e-2, atol=0)
-    compare(ours=ours, torch=theirs, flops=0, bytes=0, dtype=dtype)
+    # Of matrix products and attention, forward and twice that backward.
+    flops = 3 * forward_flops(CONFIG, tokens) * tokens
+    compare(ours=ours, torch=theirs, flops=flops, bytes=0, dtype=dtype)
