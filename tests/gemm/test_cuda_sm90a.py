@@ -1,12 +1,15 @@
 """The grouped product of CUTLASS for sm_90a, launcher included, on the simulated GPU."""
 
 import importlib.util
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 
 from mimo_native import ops
-from mimo_native.testing import SimulatedGpu, simulated_gpu
+from mimo_native.testing import SimulatedGpu, ptxsim, simulated_gpu
+from mimo_native.testing.ptxsim.module import interpreter
 
 from ..case import check_case, normal
 from .cases import GroupedGemmCase
@@ -85,3 +88,22 @@ def test_where_the_portable_kernel_serves() -> None:
         with simulated_gpu(capability=capability, multiprocessors=1) as gpu:
             ops.grouped_gemm(rows, weights, fit)
         assert not by_cutlass(gpu), why
+
+
+def test_ptxas_neither_serialises_wgmma_nor_adds_fences(tmp_path: Path) -> None:
+    """It says so where it must; nothing is said of the PTX that ships."""
+    nvcc = ptxsim.find_nvcc()
+    if nvcc is None:
+        pytest.skip("no nvcc found")
+    ptxas = Path(nvcc).resolve().with_name("ptxas")
+    with simulated_gpu(capability=(9, 0)):
+        (text,) = (text for _, text in interpreter().gpu_images() if "wgmma.mma_async" in text)
+
+    def remarks(ptx: str) -> str:
+        source = tmp_path / "kernel.ptx"
+        source.write_text(ptx)
+        command = [ptxas, "-arch=sm_90a", "-o", tmp_path / "kernel.cubin", source]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stderr
+
+    assert "GMMA" in remarks(text.replace("wgmma.fence.sync.aligned;", ""))
+    assert remarks(text) == ""

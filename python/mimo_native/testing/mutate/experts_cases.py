@@ -78,16 +78,22 @@ _KINDS = ((_BF16, _BF16), (_F32, _F32), (_BF16, _F32))
 register(
     "experts",
     *PRODUCTS,
-    *(_dense(n, 16, f, *kind) for kind in _KINDS
-      for n, f in ((1, 5), (9, 32), (17, 24), (33, 40), (41, 33), (49, 72), (57, 9), (64, 64))),
-    *(_dense(385 + 8 * i, 16, 24, _BF16, _BF16) for i in range(8)),
-    _dense(512, 72, 128, _BF16, _BF16),
-    *(_dense(17 + 8 * k, k, 5 + k, *kind, False) for kind in _KINDS for k in range(1, 9)),
+    *(_dense(1 + i % 2 * 8, 16, 5 + i, *kind) for kind in _KINDS for i in range(4)),
+    *(_dense(33 + i % 4 * 8, 16, 9 + i, *kind) for kind in _KINDS for i in range(8)),
+    *(_dense(17, 16, f, *kind) for kind in _KINDS for f in (24, 33)),
+    *(_dense(385 + 8 * i, 16, 5 + i, _BF16, _BF16) for i in range(8)),
+    *(_dense(3, 456, 8, *kind) for kind in _KINDS),
+    _dense(512, 200, 128, _BF16, _BF16),
+    *(_dense(64, 64 * s + j, 32, _BF16, _BF16, False) for s in range(4) for j in range(1, 9)),
+    *(_dense(64, 32 * s + j, 32, x, _F32, False) for x in (_BF16, _F32) for s in range(3)
+      for j in range(1, 9)),
     *(_routed(tokens, 2, experts, *kind, aligned=aligned, stray=stray) for kind in _KINDS
       for tokens, experts, aligned, stray in ((1, 3, True, False), (40, 33, True, True),
                                               (70, 2, True, False), (200, 2, True, True),
                                               (30, 3, False, True), (512, 3, True, False),
                                               (520, 5, True, True))),
+    *(_routed(3, slots, 4, dtype, dtype, width=w, ffn=8) for slots in range(1, 9)
+      for dtype in (_BF16, _F32) for w in (8, 9)),
     _routed(2, 1, 1023, _BF16, _BF16, width=8, ffn=8),
     _routed(600, 4, 7, _F32, _F32, width=8, ffn=8, stray=True),
     _routed(30, 3, 4, _BF16, _BF16, width=33, ffn=16),

@@ -70,32 +70,42 @@ def _grouped(
     return case
 
 
-# The simulated device has four processors: 385 rows fill it with large tiles. The last rows of a
-# tile end at each of the places where a warp may find them.
+# The simulated device has four processors: 385 rows fill it with large tiles. The last rows and
+# columns of a tile end at each of the places where a thread may find them, and so do the inputs, in
+# each of the stages.
 _BF16_SHAPES = (
-    *((1, 5, 8), (9, 6, 8), (16, 64, 192), (3, 70, 456)),
-    *((64, 128, 320), (33, 41, 72), (41, 3, 8), (49, 3, 8), (57, 3, 8)),
-    *((385 + 8 * i, 10, 8) for i in range(8)),
-    *((385, 136, 200), (512, 128, 192)),
+    *((1 + i % 2 * 8, 5 + i, 8) for i in range(4)),
+    *((33 + i % 4 * 8, 9 + i, 8) for i in range(8)),
+    *((385 + 8 * i, 9 + i, 8) for i in range(8)),
+    *((3, 70, 456), (16, 64, 192), (64, 128, 320), (385, 136, 200), (512, 128, 192)),
+)
+_BF16_ELEMENTS = (
+    *((64, 64, 64 * stage + j) for stage in range(4) for j in range(1, 9)),
+    *((33 + i % 4 * 8, 9 + i, 8) for i in range(8)),
 )
 _F32_SHAPES = (
     *((8, 64, 256), (3, 37, 264), (1, 17, 8), (64, 64, 128), (70, 41, 40), (17, 30, 8)),
     *((33, 49, 8), (49, 1, 8)),
 )
+_F32_ELEMENTS = (
+    *((64, 64, 32 * stage + j) for stage in range(3) for j in range(1, 9)),
+    *((17, 5, 8), (33, 65, 8), (49, 17, 8), (5, 33, 9)),
+)
 PRODUCTS: tuple[Case, ...] = (
     *(_linear(*shape, _BF16, out) for shape in _BF16_SHAPES for out in (_BF16, _F32)),
-    *(_linear(*shape, _BF16, out, aligned=False) for out in (_BF16, _F32)
-      for shape in ((20, 65, 195), (64, 64, 64), *((33 + 8 * k, 3, k) for k in range(1, 9)))),
+    *(_linear(*shape, _BF16, out, aligned=False) for shape in _BF16_ELEMENTS
+      for out in (_BF16, _F32)),
     *(_linear(*shape, x, out, _F32) for x in (_BF16, _F32) for out in (_BF16, _F32)
       for shape in _F32_SHAPES),
     *(_linear(*shape, x, out, _F32, False) for x in (_BF16, _F32) for out in (_BF16, _F32)
-      for shape in ((64, 64, 64), (5, 65, 99), *((17 + 8 * k, 5, k) for k in range(1, 9)))),
+      for shape in _F32_ELEMENTS),
     *(_grouped(sizes, 300, 40, 72, dtype, aligned) for dtype in (_BF16, _F32)
       for aligned in (True, False)
       for sizes in ((100, 0, 70, 129), (5, 0, 290), (200, 0, 100, 7), (100, 199))),
     *(_grouped((17, 0, 16, -3, 1, 4), 41, 24, 16, dtype) for dtype in (_BF16, _F32)),
     _grouped((2**31 - 1,) * 3, 11, 24, 16, _BF16),
     _grouped((1,) * 40 + (0,) * 983, 300, 8, 8, _BF16),
+    _grouped((1,) * 1023, 1023, 8, 8, _BF16),
     _grouped((), 20, 8, 8, _BF16),
 )  # fmt: skip
 register("gemm", *PRODUCTS)
