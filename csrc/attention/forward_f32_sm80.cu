@@ -28,12 +28,15 @@ __device__ float most_of_warp(float x) {
 }
 
 template <int kRows>
-__global__ void __launch_bounds__(kSm80Threads)
+__global__ void __launch_bounds__(kSm80Threads, 2)
     attention_f32_kernel(const AttentionSm80Problem p, int tile_tokens, int splits) {
   constexpr int kWarpRows = kRows / kWarps;
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ int depths[kSm80KeyTile];
   __shared__ float weights[kWarps][kWarpRows][kSm80KeyTile];
+  // What each row sees: too much for the registers.
+  __shared__ int lowest[kRows], highest[kRows];
+  __shared__ uint64_t masks[kRows];
 
   Block b;
   if (!find_block(p, tile_tokens, b)) return;
@@ -47,14 +50,12 @@ __global__ void __launch_bounds__(kSm80Threads)
     copy_queries<float>(shared_address(queries), qk_row, kRows, p.dim_qk, p, b);
   note_depths(p, b, depths);
 
-  Query query[kWarpRows];
+  for (int row = static_cast<int>(threadIdx.x); row < kRows; row += kSm80Threads) {
+    const Query query = row < rows ? query_of(p, b, row / group) : kBlindQuery;
+    lowest[row] = query.lowest, highest[row] = query.highest, masks[row] = query.mask;
+  }
   Running running[kWarpRows];
   float out[kWarpRows][kColumns] = {};
-#pragma unroll
-  for (int r = 0; r < kWarpRows; ++r) {
-    const int row = warp * kWarpRows + r;
-    query[r] = row < rows ? query_of(p, b, row / group) : kBlindQuery;
-  }
 
   for (int tile = range.begin; tile < range.end; ++tile) {
     const KeyTile at = tile_at(b, tile);
@@ -79,11 +80,13 @@ __global__ void __launch_bounds__(kSm80Threads)
     }
 #pragma unroll
     for (int r = 0; r < kWarpRows; ++r) {
+      const int row = warp * kWarpRows + r;
+      const Query query{lowest[row], highest[row], masks[row]};
       float most = running[r].most;
 #pragma unroll
       for (int i = 0; i < kLaneKeys; ++i) {
         score[r][i] *= p.scale_log2;
-        if (!sees(p, b, query[r], at, lane + 32 * i, depths)) score[r][i] = -INFINITY;
+        if (!sees(p, b, query, at, lane + 32 * i, depths)) score[r][i] = -INFINITY;
         most = fmaxf(most, score[r][i]);
       }
       most = most_of_warp(most);
