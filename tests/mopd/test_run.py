@@ -305,6 +305,32 @@ def test_a_teacher_of_another_vocabulary(tmp_path: Path) -> None:
         mopd.run(run, rewards=REWARDS)
 
 
+def test_a_teacher_with_another_tokenizer(tmp_path: Path) -> None:
+    import mimo_native
+
+    run = config(tmp_path)
+    text = (Path(mimo_native.__file__).parent / "assets/nano/tokenizer.json").read_text()
+    (tmp_path / "student" / "tokenizer.json").write_text(text)
+    (tmp_path / "teacher" / "tokenizer.json").write_text(text + "\n")
+    with pytest.raises(mn.CheckpointError, match="the student's"):
+        mopd.run(run, rewards=REWARDS)
+
+
+def test_learning_rate() -> None:
+    run = SftConfig(
+        output="",
+        init="",
+        domains={"a": Domain(prompts="")},
+        steps=10,
+        prompts_per_step=1,
+        lr=1.0,
+        warmup=3,
+        cooldown=3,
+    )
+    rates = [run.learning_rate(step) for step in range(10)]
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+
+
 @pytest.mark.parametrize(
     ("line", "named"),
     [

@@ -87,3 +87,25 @@ def test_command(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == {"plot": str(tmp_path / "metrics.png")}
     assert (tmp_path / "metrics.png").is_file()
+
+
+def test_domains_of_post_training(tmp_path: Path, drawn: list) -> None:
+    """Scores, rewards and reverse KL by domain; the gap with its sign turned."""
+    with MetricsLog(tmp_path, tensorboard=False) as out:
+        for step in (1, 2):
+            domains = {"maths": {"gap": -0.5 / step, "reward": 0.1 * step}, "chat": {"gap": 0.0}}
+            if step == 1:
+                del domains["chat"]
+            out.write("step", step, loss=1.0, mismatch=0.25, entropy=0.5, domains=domains)
+        out.write("score", 2, domains={"maths": {"score": 0.75}})
+    plot(tmp_path)
+    panels = {axis.get_title(loc="left"): axis for axis in drawn[0].axes}
+    lines = {
+        title: {line.get_label(): list(line.get_ydata()) for line in axis.get_lines()}
+        for title, axis in panels.items()
+    }
+    assert lines["held-out scores"] == {"maths": [0.75]}
+    assert lines["rewards"] == {"maths": [0.1, 0.2]}
+    assert lines["reverse KL"] == {"maths": [0.5, 0.25], "chat": [0.0]}
+    assert lines["sampler against policy"] == {"mismatch": [0.25, 0.25]}
+    assert "acceptance length" not in panels

@@ -124,7 +124,7 @@ class PolicyObjective(nn.Module):
         whole = batch.answers.whole
         # No head looks at the hidden state of a sequence's last token: nothing follows it.
         spread = hidden.new_zeros(whole.ids.shape[0], hidden.shape[1])
-        spread[batch.answers.kept] = hidden.detach()
+        spread[batch.answers.kept] = hidden
         losses = [self._heads[0].mtp_loss(k, spread, whole) for k in range(len(totals))]
         return torch.stack(losses)
 

@@ -120,12 +120,12 @@ def _domains(name: str, label: str, *, sign: float = 1.0) -> Callable[..., None]
     """A value of every domain, from the scores if these have it, else from the steps."""
 
     def draw(figure: Any, axis: Any, steps: Records, evals: Records) -> None:
-        for record in (records := evals if _in_domains(name)([], evals) else steps)[:1]:
-            for domain in sorted(record["domains"]):
-                found = [(r["step"], sign * r["domains"][domain][name]) for r in records
-                         if name in r["domains"].get(domain, {})]  # fmt: skip
-                if found:
-                    axis.plot(*zip(*found, strict=True), linewidth=1, label=domain)
+        records = evals if _in_domains(name)([], evals) else steps
+        for domain in sorted({key for r in records for key in r.get("domains", {})}):
+            found = [(r["step"], sign * r["domains"][domain][name]) for r in records
+                     if name in r.get("domains", {}).get(domain, {})]  # fmt: skip
+            if found:
+                axis.plot(*zip(*found, strict=True), linewidth=1, label=domain)
         axis.set_ylabel(label)
         axis.legend(fontsize="small")
 
