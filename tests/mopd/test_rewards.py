@@ -5,7 +5,7 @@ import math
 import pytest
 
 import mimo_native as mn
-from mimo_native.mopd.rewards import arithmetic, exact, outcome, resolve_reward
+from mimo_native.mopd.rewards import Reward, arithmetic, exact, outcome, resolve_reward
 
 
 @pytest.mark.parametrize(
@@ -15,10 +15,9 @@ from mimo_native.mopd.rewards import arithmetic, exact, outcome, resolve_reward
         ("9604", "9605", 0.0),
         ("9605 9605", "9605", 0.0),
         ("", "9605", 0.0),
-        ("9605", None, 0.0),
         ((5, 6), [5, 6], 1.0),
         ((5, 6, 7), [5, 6], 0.0),
-        ((5, 6), None, 0.0),
+        ((5, 6), [], 0.0),
     ],
 )
 def test_exact(completion: object, answer: object, want: float) -> None:
@@ -35,12 +34,27 @@ def test_exact(completion: object, answer: object, want: float) -> None:
         ("that makes 3/4", "0.75", 1.0),
         ("1/0", "1", 1.0),  # no number to divide by: what stands before it
         ("nothing", "7", 0.0),
-        ("7", None, 0.0),
-        ((5, 6), [5, 6], 0.0),  # token ids hold no number
     ],
 )
 def test_arithmetic(completion: object, answer: object, want: float) -> None:
     assert arithmetic(completion, answer, "") == want
+
+
+@pytest.mark.parametrize(
+    ("verifier", "completion", "answer"),
+    [
+        (exact, "9605", None),
+        (exact, (5, 6), None),
+        (arithmetic, "7", None),
+        (arithmetic, "7", "seven"),
+        (arithmetic, (5, 6), [5, 6]),  # token ids hold no number
+    ],
+)
+def test_nothing_to_compare_with_is_not_a_wrong_answer(
+    verifier: Reward, completion: object, answer: object
+) -> None:
+    with pytest.raises(mn.ShapeError, match=r"reward of domain 'd'.*answer"):
+        outcome("d", verifier, completion, answer, "")
 
 
 def test_a_callable_goes_before_a_verifier_of_its_name() -> None:

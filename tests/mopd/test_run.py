@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -223,11 +224,95 @@ def test_a_prompt_beyond_the_context(tmp_path: Path) -> None:
     run = config(tmp_path, steps=1, prompts_per_step=14)
     limit = mn.MiMoConfig.from_pretrained(run.init).max_position_embeddings
     with (tmp_path / "a.jsonl").open("a") as file:
-        file.write(json.dumps({"prompt": [3] * (limit - 4)}) + "\n")
-    with pytest.raises(mn.ShapeError, match=r"domain 'a'.*positions"):
+        for longer in (limit - 4, limit + 1):  # no room for an answer, and none for itself
+            file.write(json.dumps({"prompt": [3] * longer, "answer": [4]}) + "\n")
+    with pytest.raises(mn.ShapeError, match=r"domain 'a', prompt 6: .*positions"):
+        mopd.run(run, rewards=REWARDS)
+    run = replace(run, on_bad="skip", prompts_per_step=16)
+    mopd.run(run, rewards=REWARDS)
+    assert steps(run)[0]["skipped"] == 2
+    assert steps(run)[0]["sequences"] == 14
+
+
+def test_a_heldout_prompt_is_not_skipped(tmp_path: Path) -> None:
+    """Scores are of all of them: one that cannot be scored stops the run before it trains."""
+    run = config(tmp_path, steps=1, on_bad="skip")
+    limit = mn.MiMoConfig.from_pretrained(run.init).max_position_embeddings
+    heldout = tmp_path / "heldout.jsonl"
+    a = replace(run.domains["a"], heldout=str(heldout))
+    for reward, prompt, named in (
+        ("length", {"prompt": [3] * (limit - 4)}, "positions"),
+        ("exact", {"prompt": [3]}, "an answer"),
+    ):
+        heldout.write_text(json.dumps(prompt) + "\n")
+        domains = {"a": replace(a, reward=reward)}
+        with pytest.raises(mn.ShapeError, match=rf"domain 'a', prompt 0: .*{named}"):
+            mopd.run(replace(run, domains=domains), rewards=REWARDS)
+    assert not Path(run.output).exists()
+
+
+def test_a_prompt_without_the_answer_that_its_verifier_needs(tmp_path: Path) -> None:
+    """Every rollout of it would be wrong: never a silent zero."""
+    run = config(tmp_path, steps=1, prompts_per_step=14)
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write(json.dumps({"prompt": [3, 4]}) + "\n")
+    run = replace(run, domains=run.domains | {"a": replace(run.domains["a"], reward="exact")})
+    with pytest.raises(mn.ShapeError, match="domain 'a', prompt 6: expected an answer"):
+        mopd.run(run)
+    mopd.run(replace(run, on_bad="skip"))
+    assert steps(run)[0]["skipped"] == 1
+
+
+def test_an_empty_rollout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine always gives a token; a sampler that does not is not taken for a short answer."""
+    from mimo_native.mopd import rollout
+
+    def empty(*args: object, **options: object) -> list:
+        first, *others = generate(*args, **options)
+        return [replace(first, token_ids=[], logprobs=[], routing=None), *others]
+
+    generate = rollout.generate
+    monkeypatch.setattr(rollout, "generate", empty)
+    run = config(tmp_path, steps=1)
+    with pytest.raises(mn.ShapeError, match=r"domain 'a', prompt .*an empty one"):
         mopd.run(run, rewards=REWARDS)
     mopd.run(replace(run, on_bad="skip"), rewards=REWARDS)
     assert steps(run)[0]["skipped"] == 1
+    assert steps(run)[0]["sequences"] == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"teachers": {"t": "nowhere"}}, "teacher 't': nowhere: expected .*on disk"),
+        ({"teachers": {"t": "foreign"}}, "teacher 't': expected the student's vocabulary of 256"),
+        ({"teachers": ["t"]}, "fields: expected those of MopdConfig"),
+        ({"lrr": 1.0}, "fields: .*lrr"),
+        ({"lr": "fast"}, "fields: expected those of MopdConfig"),
+        ({"lr": -1.0}, "lr: expected a number > 0, got -1.0"),
+        ({"loss": {"form": "top_k", "correction": None}}, "top k alone collapses"),
+        ({"rollout_format": "int3"}, "no format 'int3'"),
+        ({"on_bad": "ignore"}, "on_bad"),
+    ],
+)
+def test_what_a_user_sees(
+    tmp_path: Path, changes: dict, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line that names what is wrong, and the status of a wrong request."""
+    from mimo_native.cli.main import main
+
+    run = config(tmp_path)
+    checkpoint(tmp_path / "foreign", vocab_size=512)
+    content = run.to_dict() | changes
+    if isinstance(content["teachers"], dict):
+        content["teachers"] = {n: str(tmp_path / p) for n, p in content["teachers"].items()}
+    content["domains"]["a"]["reward"] = "exact"
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    assert main(["mopd", str(tmp_path / "run.json")]) == 2
+    line = capsys.readouterr().err.strip()
+    assert re.search(named.replace("nowhere", str(tmp_path / "nowhere")), line), line
+    assert "Traceback" not in line
+    assert not Path(run.output).exists()
 
 
 def test_all_tokens_masked(tmp_path: Path) -> None:

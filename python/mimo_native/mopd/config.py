@@ -1,6 +1,7 @@
 """Everything that defines a post-training run, as frozen values that JSON can hold."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -146,13 +147,11 @@ class PostConfig:
             if getattr(self, name) < low:
                 got = str(getattr(self, name))
                 raise ShapeError(type(self).__name__, name, expected=f">= {low}", got=got)
-        if self.temperature <= 0:
-            raise ShapeError(
-                type(self).__name__,
-                "temperature",
-                expected="> 0: the policy is what is sampled",
-                got=str(self.temperature),
-            )
+        for name, why in (("temperature", ": the policy is what is sampled"), ("lr", "")):
+            if not 0 < (value := getattr(self, name)) < math.inf:
+                raise ShapeError(
+                    type(self).__name__, name, expected=f"a number > 0{why}", got=str(value)
+                )
         _one_of(type(self).__name__, "dtype", self.dtype, ("float32", "bfloat16"))
 
     def learning_rate(self, step: int) -> float:
@@ -182,7 +181,9 @@ class PostConfig:
                     content[name] = kind(**content[name])
             content["domains"] = {n: Domain(**d) for n, d in content["domains"].items()}
             return cls(**content)
-        except (TypeError, KeyError, AttributeError) as error:
+        except (ShapeError, UnsupportedError):
+            raise
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise CheckpointError(
                 where, "fields", expected=f"those of {cls.__name__}", got=str(error)
             ) from None

@@ -3,6 +3,7 @@
 import json
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from ..weights.resolve import resolve_model
 from .config import PostConfig
 from .evaluate import answer_logprobs, require_answers, verified
 from .prompts import Prompt, PromptStream, read_prompts
-from .rewards import Reward
+from .rewards import Reward, needs_answers
 
 __all__ = ["PostRun", "in_ranks", "load_trainable", "most", "summed"]
 
@@ -42,12 +43,14 @@ class PostRun(ABC):
         self.init = resolve_model(config.init)
         model = load_trainable(self.init, config)
         self.tokenizer = model.tokenizer
+        self.limit = model.config.max_position_embeddings
         self.prompts = self._read(model, {n: d.prompts for n, d in config.domains.items()})
         self.heldout = self._read(
             model, {n: d.heldout for n, d in config.domains.items() if d.heldout is not None}
         )
         for name, own in self.heldout.items():
-            if name not in rewards:
+            self.require_room(name, own, sampled=name in rewards)
+            if name not in rewards or needs_answers(rewards[name]):
                 require_answers(own)
         self.stream = PromptStream(
             self.prompts, config.domains, per_step=config.prompts_per_step, seed=config.seed
@@ -194,22 +197,24 @@ class PostRun(ABC):
 
     def _read(self, model: MiMoForCausalLM, files: dict[str, str]) -> dict[str, list[Prompt]]:
         vocab = model.config.vocab_size
-        prompts = {n: read_prompts(n, path, self.tokenizer, vocab) for n, path in files.items()}
-        limit = model.config.max_position_embeddings
-        for name, own in prompts.items():
-            longest = max(len(p.ids) + len(p.answer_ids or ()) for p in own)
-            self.check_length(name, longest, limit)
-        return prompts
+        return {n: read_prompts(n, path, self.tokenizer, vocab) for n, path in files.items()}
 
-    def check_length(self, domain: str, longest: int, limit: int) -> None:
-        """Raise ShapeError for a prompt that cannot be answered within the model's positions."""
-        if longest > limit:
-            raise ShapeError(
-                type(self.config).__name__,
-                f"domain {domain!r}",
-                expected=f"prompts and answers of at most {limit} tokens, the model's positions",
-                got=str(longest),
-            )
+    def require_room(
+        self, domain: str, prompts: Sequence[Prompt], *, sampled: bool = False
+    ) -> None:
+        """Raise ShapeError for a prompt that the model's positions do not hold together with its
+        own answer, or with one that is to be ``sampled``.
+        """
+        new = self.config.max_new_tokens
+        for prompt in prompts:
+            answer = new if sampled else len(prompt.answer_ids or ())
+            if len(prompt.ids) + answer > self.limit:
+                raise ShapeError(
+                    type(self.config).__name__,
+                    f"domain {domain!r}, prompt {prompt.index}",
+                    expected=f"at most {self.limit} tokens with its answer, the model's positions",
+                    got=f"{len(prompt.ids)} and {answer}",
+                )
 
 
 def load_trainable(path: Path, config: PostConfig) -> MiMoForCausalLM:

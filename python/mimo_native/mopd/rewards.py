@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import ShapeError, UnsupportedError
 
-__all__ = ["Reward", "arithmetic", "exact", "outcome", "resolve_reward"]
+__all__ = ["Reward", "arithmetic", "exact", "needs_answers", "outcome", "resolve_reward"]
 
 Text = str | Sequence[int]
 Reward = Callable[[Text, Text | None, Text], float]
@@ -16,16 +16,24 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:/\d+)?")
 
 
 def exact(completion: Text, answer: Text | None, prompt: Text) -> float:
-    """1 where the completion is the answer, white space at the ends apart."""
+    """1 where the completion is the answer, white space at the ends apart. ValueError without an
+    answer: to no completion could it be anything but 0.
+    """
+    if answer is None:
+        raise ValueError("the prompt has no answer to compare with")
     if isinstance(completion, str):
         return float(isinstance(answer, str) and completion.strip() == answer.strip())
-    return float(answer is not None and list(completion) == list(answer))
+    return float(list(completion) == list(answer))
 
 
 def arithmetic(completion: Text, answer: Text | None, prompt: Text) -> float:
-    """1 where the last number of the completion is that of the answer."""
+    """1 where the last number of the completion is that of the answer. ValueError where the answer
+    holds none.
+    """
     got, want = _last_number(completion), _last_number(answer)
-    return float(got is not None and want is not None and math.isclose(got, want, rel_tol=1e-9))
+    if want is None:
+        raise ValueError(f"no number in the answer {answer!r}")
+    return float(got is not None and math.isclose(got, want, rel_tol=1e-9))
 
 
 def _last_number(text: Text | None) -> float | None:
@@ -53,6 +61,11 @@ def resolve_reward(name: str, given: Mapping[str, Reward]) -> Reward:
         expected = f"one of {sorted({*_BUILT_IN, *given})}"
         raise ShapeError("mopd", "reward", expected=expected, got=repr(name))
     return _BUILT_IN[name]
+
+
+def needs_answers(reward: Reward) -> bool:
+    """Whether it can say nothing of a prompt without an answer; callables may not need one."""
+    return reward in _BUILT_IN.values()
 
 
 def outcome(

@@ -81,7 +81,7 @@ def sample(
             done.routing if config.replay else None,
             done.finish_reason == "stop",
         )
-        if config.replay:
+        if config.replay and rollout.tokens:
             check_routing(rollout, model)
         rollouts.append(rollout)
     return rollouts
@@ -124,13 +124,15 @@ def reward(
 ) -> tuple[list[Rollout], int]:
     """Reward every rollout whose domain has a verifier, and fill in the outcome advantages.
 
-    Returns the rollouts that stay and how many were skipped (only with ``on_bad="skip"``).
+    Returns the rollouts that stay and how many were skipped (only with ``on_bad="skip"``): those
+    without a token, and those whose reward is no number.
     """
     kept: list[Rollout] = []
     for rollout in rollouts:
         domain = rollout.prompt.domain
-        if domain in rewards:
-            try:
+        try:
+            _require_tokens(rollout)
+            if domain in rewards:
                 rollout.reward = outcome(
                     domain,
                     rewards[domain],
@@ -138,10 +140,10 @@ def reward(
                     rollout.prompt.answer,
                     rollout.prompt.text,
                 )
-            except ShapeError:
-                if config.on_bad == "raise":
-                    raise
-                continue
+        except ShapeError:
+            if config.on_bad == "raise":
+                raise
+            continue
         kept.append(rollout)
     if kept:
         values = [float("nan") if r.reward is None else r.reward for r in kept]
@@ -151,6 +153,17 @@ def reward(
         ):
             rollout.advantage = advantage
     return kept, len(rollouts) - len(kept)
+
+
+def _require_tokens(rollout: Rollout) -> None:
+    if not rollout.tokens:
+        raise ShapeError(
+            "mopd",
+            f"domain {rollout.prompt.domain!r}, prompt {rollout.prompt.index}",
+            expected="a rollout of at least one token, the end token if nothing else",
+            got="an empty one",
+            remedy='Set on_bad="skip" to leave such rollouts out and count them.',
+        )
 
 
 def _readable(rollout: Rollout, model: MiMoForCausalLM) -> str | tuple[int, ...]:

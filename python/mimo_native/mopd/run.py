@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from ..errors import ShapeError
 from ..nn import MiMoForCausalLM
 from ..pretrain.run import RunResult
+from ..weights.formats import resolve_formats
 from .batch import pack_answers, split
 from .config import MopdConfig
+from .evaluate import require_answers
 from .loop import PostRun, in_ranks, most, summed
 from .metrics import StepMetrics
 from .objective import PolicyBatch, PolicyObjective
 from .policy import token_shares
-from .rewards import Reward, resolve_reward
+from .rewards import Reward, needs_answers, resolve_reward
 from .rollout import Rollout, reward, sample
 from .teachers import Head, Teachers
 
@@ -54,12 +56,13 @@ class _Mopd(PostRun):
     config: MopdConfig
 
     def prepare(self, model: MiMoForCausalLM) -> None:
+        resolve_formats(model.config.unquantized(), self.config.rollout_format, model.dtype)
         self.teachers = Teachers(self.config, model)
-        self._limit = model.config.max_position_embeddings
         if self.config.on_bad == "raise":
             for name, prompts in self.prompts.items():
-                longest = max(len(p.ids) for p in prompts) + self.config.max_new_tokens
-                self.check_length(name, longest, self._limit)
+                self.require_room(name, prompts, sampled=True)
+                if name in self.rewards and needs_answers(self.rewards[name]):
+                    require_answers(prompts)
 
     def facts(self) -> dict[str, Any]:
         return super().facts() | {"teachers": self.teachers.manifest}
@@ -112,7 +115,7 @@ class _Mopd(PostRun):
         fitting = [
             (number, prompt)
             for number, prompt in numbered[self.ranks.rank :: self.ranks.world]
-            if len(prompt.ids) + config.max_new_tokens <= self._limit
+            if len(prompt.ids) + config.max_new_tokens <= self.limit
         ]
         model = self.sampler(format=config.rollout_format)
         assert model is not None

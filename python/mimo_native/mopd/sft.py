@@ -32,7 +32,8 @@ class _Sft(PostRun):
     config: SftConfig
 
     def prepare(self, model: MiMoForCausalLM) -> None:
-        for own in self.prompts.values():
+        for name, own in self.prompts.items():
+            self.require_room(name, own)
             require_answers(own)
         ends = model.config.eos_token_ids
         if not ends:

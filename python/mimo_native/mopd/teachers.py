@@ -34,7 +34,7 @@ class Teachers:
         self._dtype = student.dtype
         paths = dict(config.teachers) | {"self": config.init}
         used = {d.teacher for d in config.domains.values() if d.teacher is not None}
-        self._paths = {name: resolve_model(paths[name]) for name in sorted(used)}
+        self._paths = {name: _find(name, paths[name]) for name in sorted(used)}
         home = resolve_model(config.init)
         for name, path in self._paths.items():
             _require_same_text(name, path, home, student)
@@ -73,6 +73,15 @@ class Teachers:
                 if config.loss.form != "sampled":
                     rollout.teacher_hidden = h
         return model.head.weight
+
+
+def _find(name: str, path: str) -> Path:
+    try:
+        return resolve_model(path)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"mopd: teacher {name!r}", path, expected=error.expected, got=error.got
+        ) from None
 
 
 def _digest(path: Path) -> str:
