@@ -1,10 +1,25 @@
-"""The mutation campaign: which changes are made, and that a sample of them is noticed."""
+"""The mutation campaign: which changes are made, that a sample of them is noticed, that what is
+argued of survivors is about code that there is."""
 
 import importlib.util
+import re
+from pathlib import Path
 
 import pytest
 
-from mimo_native.testing.mutate import SUBJECTS, Mutation, apply, mutations, run
+from mimo_native.testing import simulated_gpu
+from mimo_native.testing.mutate import (
+    ARGUMENTS,
+    SUBJECTS,
+    Argument,
+    Mutation,
+    Ptx,
+    apply,
+    mutations,
+    run,
+)
+from mimo_native.testing.mutate.arguments import source_file
+from mimo_native.testing.ptxsim.module import interpreter
 
 PTX = """\
 {
@@ -53,10 +68,53 @@ def test_a_mutant_differs_in_one_line() -> None:
     assert changed == [3]
 
 
-@pytest.mark.skipif(
+def test_where_a_register_was_set() -> None:
+    ptx = Ptx(".visible .entry f(\n)\n" + PTX)
+    (kernel,) = ptx.kernels
+    assert (kernel.name, kernel.first, ptx.line(kernel.last)) == ("f", 1, "}")
+    assert ptx.setter("%p1", 5) == "setp.lt.s32 %p1, %r1, %r2;"
+    assert ptx.setter("%r1", kernel.last) == "add.s32 %r1, %r2, 1;"
+    assert ptx.setter("%r2", kernel.last) == ""
+
+
+@pytest.mark.parametrize("argument", ARGUMENTS, ids=lambda argument: argument.name)
+def test_what_is_argued_is_about_lines_that_there_are(argument: Argument) -> None:
+    assert len(argument.why) > 40
+    texts = [text for name in argument.files for text in source_file(name)]
+    assert all(source_file(name) for name in argument.files)
+    assert not argument.line or any(re.search(argument.line, text) for text in texts)
+
+
+cuda = pytest.mark.skipif(
     importlib.util.find_spec("mimo_native._cuda_sim") is None,
     reason="built without nvcc: no CUDA kernels",
 )
+
+
+@cuda
+def test_every_argument_covers_a_mutant() -> None:
+    with simulated_gpu(capability=(8, 0)):
+        images = [Ptx(text) for _, text in interpreter().gpu_images()]
+    left = list(ARGUMENTS)
+    for ptx in images:
+        for mutation in mutations(ptx.text):
+            left = [argument for argument in left if not argument.covers(ptx, mutation)]
+    assert not left, [argument.name for argument in left]
+
+
+@cuda
+def test_a_campaign_is_taken_up_where_it_was_cut_off(tmp_path: Path) -> None:
+    record = tmp_path / "rms_norm.jsonl"
+    first = run(SUBJECTS["rms_norm"], sample=3, record=record)
+    text = record.read_text()
+    assert len(text.splitlines()) >= 4
+    record.write_text(text[: len(text) - 20])  # cut off inside the last line
+    again = run(SUBJECTS["rms_norm"], sample=3, record=record)
+    assert again.outcomes == first.outcomes
+    assert len(record.read_text().splitlines()) == len(text.splitlines()) + 1
+
+
+@cuda
 def test_a_sample_of_rms_norm_is_noticed() -> None:
     result = run(SUBJECTS["rms_norm"], sample=25)
     assert len(result.outcomes) == 25

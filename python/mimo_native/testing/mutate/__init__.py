@@ -8,25 +8,34 @@ difference.
     python -m mimo_native.testing.mutate rms_norm
 """
 
-from . import (  # register their subjects
+from . import (  # register their subjects, and what is argued
     attention_cases,
+    compiler,
     experts_cases,
     gemm_cases,
     routing_cases,
     small_cases,
 )
-from .campaign import Outcome, Result, run
+from .arguments import ARGUMENTS, Argument, argue
+from .campaign import run
 from .mutations import Mutation, apply, mutations
+from .ptx import Ptx
+from .result import Outcome, Result, stale
 from .subjects import SUBJECTS, Subject, register
 
 __all__ = [
+    "ARGUMENTS",
     "SUBJECTS",
+    "Argument",
     "Mutation",
     "Outcome",
+    "Ptx",
     "Result",
     "Subject",
     "apply",
+    "argue",
     "attention_cases",
+    "compiler",
     "experts_cases",
     "gemm_cases",
     "mutations",
@@ -34,4 +43,5 @@ __all__ = [
     "routing_cases",
     "run",
     "small_cases",
+    "stale",
 ]

@@ -3,8 +3,10 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from .campaign import run
+from .result import Outcome, stale
 from .subjects import SUBJECTS
 
 __all__ = ["main"]
@@ -16,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--capability", default="9.0", help="of the simulated GPU (default 9.0)")
     parser.add_argument("--sample", type=int, help="so many mutants of each, at random")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--record", type=Path, help="JSON lines to append to, and to go on from")
     parser.add_argument("--verbose", action="store_true", help="a line for each mutant")
     options = parser.parse_args(argv)
     names = options.subjects or list(SUBJECTS)
@@ -23,18 +26,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"no subject {', '.join(unknown)}; there are {', '.join(SUBJECTS)}")
     major, minor = options.capability.split(".")
+    results = []
     for name in names:
-        result = run(
-            SUBJECTS[name],
-            capability=(int(major), int(minor)),
-            sample=options.sample,
-            seed=options.seed,
-            progress=(lambda o: print(f"{o.noticed or 'SURVIVES'}: {o.mutation}"))
-            if options.verbose
-            else None,
+        results.append(
+            run(
+                SUBJECTS[name],
+                capability=(int(major), int(minor)),
+                sample=options.sample,
+                seed=options.seed,
+                progress=_say if options.verbose else None,
+                record=options.record,
+            )
         )
-        print(result)
+        print(results[-1], flush=True)
+    if options.sample is None:
+        for argument in stale(results):
+            print(f"stale, covers no survivor: {argument.name} ({', '.join(argument.files)})")
     return 0
+
+
+def _say(outcome: Outcome) -> None:
+    print(f"{outcome.noticed or 'SURVIVES'}: {outcome}", flush=True)
 
 
 if __name__ == "__main__":

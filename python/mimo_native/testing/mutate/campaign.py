@@ -3,96 +3,140 @@
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..gpu import simulated_gpu
 from ..ptxsim.module import interpreter
 from ..ptxsim.report import CheckError
+from .arguments import ARGUMENTS, Argument
 from .mutations import Mutation, apply, mutations
-from .subjects import Case, Subject
+from .ptx import Kernel, Ptx
+from .record import Record
+from .result import Outcome, Result
+from .subjects import Case, Subject, label
 
-__all__ = ["Outcome", "Result", "run"]
+__all__ = ["run"]
 
 SCHEDULES = (("forward", 0), ("reverse", 0), ("random", 1))
-LIMIT = 1 << 22  # instructions of a block; beyond, the mutant hangs
+NEIGHBOURS = 4  # cases that noticed the last mutants are tried first
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """``noticed``: the reports' kinds, "wrong result" or the error's name; None: it survived."""
+class _Trial:
+    """A case with what is known of it unmutated: its executed lines, and its length.
 
-    mutation: Mutation
-    noticed: str | None
+    ``limit``: a block that executes more instructions than this hangs.
+    """
 
+    label: str
+    case: Case
+    lines: dict[str, frozenset[int]]  # of the PTX, by kernel
+    cost: int
+    limit: int
 
-@dataclass(frozen=True)
-class Result:
-    """Of one subject. ``unreached``: mutations of lines that no case executes."""
-
-    subject: str
-    outcomes: tuple[Outcome, ...]
-    unreached: tuple[Mutation, ...]
-
-    @property
-    def survivors(self) -> list[Mutation]:
-        return [outcome.mutation for outcome in self.outcomes if outcome.noticed is None]
-
-    @property
-    def rate(self) -> float:
-        """Of the mutants that were run, the part that was noticed."""
-        killed = sum(outcome.noticed is not None for outcome in self.outcomes)
-        return killed / max(len(self.outcomes), 1)
-
-    def __str__(self) -> str:
-        lines = [
-            f"{self.subject}: {len(self.outcomes)} mutants, {len(self.survivors)} survive "
-            f"({self.rate:.1%} noticed), {len(self.unreached)} in lines that no case reaches"
-        ]
-        return "\n".join([*lines, *(f"  {mutation}" for mutation in self.survivors)])
+    def reaches(self, kernel: Kernel, line: int) -> bool:
+        return line in self.lines.get(kernel.name, ())
 
 
-def _noticed(cases: list[Case], capability: tuple[int, int]) -> str | None:
-    for schedule, seed in SCHEDULES:
-        for case in cases:
-            with simulated_gpu(
-                capability=capability, schedule=schedule, seed=seed, metrics=False,
-                instruction_limit=LIMIT,
-            ) as gpu:  # fmt: skip
-                try:
-                    case(gpu)
-                except CheckError as error:
-                    return ", ".join(sorted({report.kind for report in error.reports}))
-                except AssertionError:
-                    return "wrong result"
-                except (ValueError, RuntimeError, IndexError) as error:
-                    return type(error).__name__
+def _trial(subject: Subject, case: Case, capability: tuple[int, int]) -> _Trial:
+    """AssertionError if the case fails unmutated."""
+    lines: dict[str, set[int]] = {}
+    cost, longest = 0, 0
+    with simulated_gpu(capability=capability, schedule="forward") as gpu:
+        case(gpu)
+    for launch in gpu.launches:
+        executed = [i for i in launch.stats.instructions if i.warps]
+        length = sum(i.warps for i in executed)
+        cost, longest = cost + length, max(longest, length)
+        if not subject.only or any(part in launch.kernel for part in subject.only):
+            lines.setdefault(launch.kernel, set()).update(i.ptx_line for i in executed)
+    frozen = {kernel: frozenset(found) for kernel, found in lines.items()}
+    return _Trial(label(case), case, frozen, cost, 16 * longest + 65536)
+
+
+def _noticed(trial: _Trial, capability: tuple[int, int], schedule: tuple[str, int]) -> str | None:
+    with simulated_gpu(
+        capability=capability, schedule=schedule[0], seed=schedule[1], metrics=False,
+        instruction_limit=trial.limit,
+    ) as gpu:  # fmt: skip
+        try:
+            trial.case(gpu)
+        except CheckError as error:
+            return ", ".join(sorted({report.kind for report in error.reports}))
+        except AssertionError:
+            return "wrong result"
+        except (ValueError, RuntimeError, IndexError) as error:
+            return type(error).__name__
     return None
 
 
-def _reached(subject: Subject, capability: tuple[int, int]) -> list[dict[str, set[int]]]:
-    """PTX lines that each case executes, by kernel; AssertionError if one fails unmutated."""
-    found = []
-    for case in subject.cases:
-        lines: dict[str, set[int]] = {}
-        with simulated_gpu(capability=capability, schedule="forward") as gpu:
-            case(gpu)
-        for launch in gpu.launches:
-            if subject.only and not any(part in launch.kernel for part in subject.only):
-                continue
-            executed = {i.ptx_line for i in launch.stats.instructions if i.warps}
-            lines.setdefault(launch.kernel, set()).update(executed)
-        found.append(lines)
-    return found
+class _Order:
+    """Which pair of case and schedule is tried first: of the neighbours', then the cheapest."""
+
+    def __init__(self) -> None:
+        self._recent: list[tuple[str, tuple[str, int]]] = []
+
+    def pairs(self, trials: list[_Trial]) -> Iterator[tuple[_Trial, tuple[str, int]]]:
+        by_label = {trial.label: trial for trial in trials}
+        first = [pair for pair in self._recent if pair[0] in by_label]
+        for name, schedule in first:
+            yield by_label[name], schedule
+        for schedule in SCHEDULES:
+            for trial in sorted(trials, key=lambda t: t.cost):
+                if (trial.label, schedule) not in first:
+                    yield trial, schedule
+
+    def noticed_by(self, trial: _Trial, schedule: tuple[str, int]) -> None:
+        pair = (trial.label, schedule)
+        others = [other for other in self._recent if other != pair]
+        self._recent = [pair, *others[: NEIGHBOURS - 1]]
 
 
-def _images(reached: list[dict[str, set[int]]]) -> Iterator[tuple[int, str, list[set[int]]]]:
-    """(number, PTX, lines that each case executes) of the objects that hold these kernels."""
-    for number, text in interpreter().gpu_images():
-        inside = {kernel for case in reached for kernel in case if f".entry {kernel}(" in text}
-        lines = [
-            {line for kernel in inside & case.keys() for line in case[kernel]} for case in reached
-        ]
-        if inside:
-            yield number, text, lines
+def _argue(ptx: Ptx, mutation: Mutation) -> Argument | None:
+    return next((a for a in ARGUMENTS if a.covers(ptx, mutation)), None)
+
+
+class _Campaign:
+    def __init__(self, subject: Subject, capability: tuple[int, int], record: Record) -> None:
+        self.subject, self.capability, self.record = subject, capability, record
+        self.trials = [_trial(subject, case, capability) for case in subject.cases]
+        self.order = _Order()
+
+    def images(self) -> Iterator[tuple[int, Ptx, set[str]]]:
+        """(number, PTX, names of the subject's kernels) of the objects that hold any."""
+        launched = {kernel for trial in self.trials for kernel in trial.lines}
+        for number, text in interpreter().gpu_images():
+            ptx = Ptx(text)
+            if any(kernel.name in launched for kernel in ptx.kernels):
+                only = self.subject.only
+                names = {k.name for k in ptx.kernels if not only or any(o in k.name for o in only)}
+                yield number, ptx, names
+
+    def outcome(self, number: int, ptx: Ptx, kernel: Kernel, mutation: Mutation) -> Outcome:
+        """From the record as far as it goes, else by running what it has not tried."""
+        # A case that does not come by the line cannot tell.
+        trials = [trial for trial in self.trials if trial.reaches(kernel, mutation.line)]
+        labels = {trial.label for trial in trials}
+        known = self.record.known(kernel, mutation)
+        if known and known[0] is not None and known[1] in labels:
+            return Outcome(mutation, kernel, known[0], known[1])
+        if known and known[0] is None:
+            trials = [trial for trial in trials if trial.label not in known[2]]
+        noticed, by = None, None
+        try:
+            if trials:
+                interpreter().gpu_substitute(number, apply(ptx.text, mutation))
+            for trial, schedule in self.order.pairs(trials):
+                if noticed := _noticed(trial, self.capability, schedule):
+                    by = trial.label
+                    self.order.noticed_by(trial, schedule)
+                    break
+        finally:
+            interpreter().gpu_substitute(number, "")
+        if trials or not known:
+            tried = self.record.cases(labels)
+            self.record.add(self.subject.name, kernel, mutation, noticed, by, tried)
+        return Outcome(mutation, kernel, noticed, by, None if noticed else _argue(ptx, mutation))
 
 
 def run(
@@ -102,25 +146,31 @@ def run(
     sample: int | None = None,
     seed: int = 0,
     progress: Callable[[Outcome], None] | None = None,
+    record: Path | None = None,
 ) -> Result:
-    """All mutants of the subject's kernels, or a random ``sample`` of them."""
-    outcomes, unreached = [], []
-    for number, text, lines in _images(_reached(subject, capability)):
-        all_of_it, executed = mutations(text), set().union(*lines)
-        unreached += [m for m in all_of_it if m.line not in executed]
-        chosen = [m for m in all_of_it if m.line in executed]
-        if sample is not None and sample < len(chosen):
-            chosen = random.Random(seed).sample(chosen, sample)
-        for mutation in chosen:
-            # A case that does not come by the line cannot tell.
-            pairs = zip(subject.cases, lines, strict=True)
-            cases = [case for case, reached in pairs if mutation.line in reached]
-            try:
-                interpreter().gpu_substitute(number, apply(text, mutation))
-                outcome = Outcome(mutation, _noticed(cases, capability))
-            finally:
-                interpreter().gpu_substitute(number, "")
-            outcomes.append(outcome)
+    """All mutants of the subject's kernels, or a random ``sample`` of them.
+
+    record: a file of JSON lines, to which outcomes are appended as they come; what it knows is not
+    run again. A mutant that survived there meets only the cases that are new.
+    """
+    campaign = _Campaign(subject, capability, Record(record))
+    outcomes: list[Outcome] = []
+    unreached: list[Outcome] = []
+    for number, ptx, names in campaign.images():
+        reached = []
+        for mutation in mutations(ptx.text):
+            kernel = ptx.kernel_of(mutation.line)
+            if kernel is None or kernel.name not in names:
+                continue
+            if any(trial.reaches(kernel, mutation.line) for trial in campaign.trials):
+                reached.append((kernel, mutation))
+            else:
+                argument = _argue(ptx, mutation)
+                unreached.append(Outcome(mutation, kernel, argument=argument))
+        if sample is not None and sample < len(reached):
+            reached = random.Random(seed).sample(reached, sample)
+        for kernel, mutation in reached:
+            outcomes.append(campaign.outcome(number, ptx, kernel, mutation))
             if progress:
-                progress(outcome)
+                progress(outcomes[-1])
     return Result(subject.name, tuple(outcomes), tuple(unreached))

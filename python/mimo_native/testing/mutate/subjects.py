@@ -8,7 +8,7 @@ import torch
 from ... import ops, reference
 from ..gpu import SimulatedGpu
 
-__all__ = ["SUBJECTS", "Case", "Subject", "register"]
+__all__ = ["SUBJECTS", "Case", "Subject", "label", "register"]
 
 Case = Callable[[SimulatedGpu], None]
 
@@ -23,6 +23,16 @@ class Subject:
 
 
 SUBJECTS: dict[str, Subject] = {}
+
+
+def label(case: Case) -> str:
+    """A name that stays: the function that made a case, and what it was given."""
+    code = getattr(case, "__code__", None)
+    cells = getattr(case, "__closure__", None) or ()
+    values = [cell.cell_contents for cell in cells]
+    given = dict(zip(code.co_freevars if code else (), values, strict=True))
+    texts = [f"{key}={value}" for key, value in given.items() if not callable(value)]
+    return f"{case.__qualname__.partition('.')[0]}({', '.join(texts)})"
 
 
 def register(name: str, *cases: Case, only: tuple[str, ...] = ()) -> None:
