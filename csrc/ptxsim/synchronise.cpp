@@ -1,6 +1,8 @@
 #include "ptxsim/synchronise.h"
 
 #include <algorithm>
+#include <string_view>
+#include <utility>
 
 #include "ptxsim/launch.h"
 
@@ -45,7 +47,34 @@ std::shared_ptr<const Clock> joined_fences(Block& block, u32 id) {
   return first;
 }
 
+// The aligned forms (bar, barrier..aligned) want all lanes of a warp at one instruction; those that
+// have exited do not count.
+void check_aligned(Block& block, u32 id) {
+  Launch& launch = block.launch();
+  for (RunningWarp& w : block.warps) {
+    u32 waiting = 0, first = 0, pc = 0;
+    bool together = true;
+    for (const Group& g : w.groups) {
+      if (g.state != Group::State::at_barrier || g.barrier != id) continue;
+      if (waiting == 0) {
+        first = static_cast<u32>(__builtin_ctz(g.mask));
+        pc = g.pc;
+      }
+      together = together && g.pc == pc;
+      waiting |= g.mask;
+    }
+    if (waiting == 0 || (together && (w.live & ~waiting) == 0)) continue;
+    const std::string_view opcode = launch.program.opcodes[pc];
+    if (!opcode.starts_with("bar.") && !opcode.ends_with(".aligned")) continue;
+    const u32 running = std::exchange(w.pc, pc);
+    launch.report(w, first, "inactive lane",
+                  "a barrier for whole warps is passed while lanes of this warp are elsewhere");
+    w.pc = running;
+  }
+}
+
 void complete(Block& block, u32 id) {
+  check_aligned(block, id);
   Barrier& barrier = block.barriers[id];
   Cluster& cluster = *block.cluster;
   const bool everybody = barrier.arrived >= block.live_threads && cluster.blocks.size() == 1;

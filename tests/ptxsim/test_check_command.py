@@ -57,3 +57,19 @@ def test_the_wrong_number_of_arguments_is_refused(
 ) -> None:
     assert main(command(source, "-DBARRIER=", "--args", "256")) == 2
     assert "expected 3 arguments" in capsys.readouterr().err
+
+
+def test_a_kernel_is_found_by_its_name(source: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(source).write_text(
+        "__global__ void spin(volatile int* flag) { while (*flag == 0); }\n"
+        "__global__ void spin_more(int* flag) { *flag = 1; }\n"
+    )
+    args = ["--args", "i32[1]=zeros", "--block", "32", "--limit", "100000"]
+    assert main(["check", source, "--kernel", "spin", *args]) == 1
+    text = capsys.readouterr().out
+    assert "hang: still running after" in text
+    assert "1 found in 1 schedule\n" in text  # the others would hang as long
+    assert main(["check", source, "--kernel", "spin_mo", *args]) == 0
+    assert "spin_more" in capsys.readouterr().out
+    assert main(["check", source, "--kernel", "pin", *args]) == 2
+    assert "several kernels are called 'pin'" in capsys.readouterr().err

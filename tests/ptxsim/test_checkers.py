@@ -33,6 +33,7 @@ CASES: list[tuple[str, int, int, Callable[[], list], set[str]]] = [
     ("uninitialised", 1, 64, lambda: [ints(64)], {"uninitialised"}),
     ("early_exit", 1, 32, lambda: [ints(32)], {"inactive lane"}),
     ("half_sync", 1, 32, lambda: [ints(32)], {"deadlock"}),
+    ("two_barriers", 1, 64, lambda: [ints(64)], {"inactive lane"}),
     ("blocks", 4, 32, lambda: [zeros(4)], {"race"}),
     ("last_block", 6, 64, lambda: [Output(zeros(192)), zeros(1), zeros(1)], {"race"}),
     ("flag", 2, 64, lambda: [zeros(1), zeros(64), zeros(64)], {"race"}),

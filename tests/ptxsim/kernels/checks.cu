@@ -109,6 +109,23 @@ __global__ void half_sync(int* x) {
   else if (kBug) asm volatile("bar.sync 3, 64;");
 }
 
+// Two barriers in two branches; with the mistake the lanes of one warp part between them. Threads
+// that have left before a barrier are no mistake.
+template <bool kBug>
+__global__ void two_barriers(int* x) {
+  __shared__ int sum;
+  if (threadIdx.x >= 56) return;
+  if (threadIdx.x == 0) sum = x[0];
+  if (threadIdx.x < (kBug ? 40 : 32)) {
+    __syncthreads();
+    x[threadIdx.x] = sum;
+  } else {
+    x[threadIdx.x] = 1;
+    asm volatile("bar.sync 0;");
+    x[threadIdx.x] += sum;
+  }
+}
+
 // Blocks: each writes its own element; with the mistake all write the first.
 template <bool kBug>
 __global__ void blocks(int* x) {
@@ -171,6 +188,7 @@ BOTH(misaligned, int*)
 BOTH(uninitialised, int*)
 BOTH(early_exit, int*)
 BOTH(half_sync, int*)
+BOTH(two_barriers, int*)
 BOTH(blocks, int*)
 BOTH(last_block, int*, int*, int*)
 BOTH(flag, volatile int*, int*, int*)

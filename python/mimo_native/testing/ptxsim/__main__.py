@@ -27,6 +27,7 @@ TYPES = {
     "i64": torch.int64, "i32": torch.int32, "i16": torch.int16, "i8": torch.int8,
     "u8": torch.uint8,
 }  # fmt: skip
+HANG = 1 << 26  # warp instructions: seconds, and more than a kernel under test should need
 _TENSOR = re.compile(r"(out:)?(\w+)\[(\d+)\](?:=(random|zeros|ones|arange))?")
 
 
@@ -74,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--args", nargs="*", default=[], help="see above")
     check.add_argument("--arch", default="sm_80", help="default sm_80")
     check.add_argument("--seeds", type=int, default=4, help="random schedules (default 4)")
+    check.add_argument(
+        "--limit", type=int, default=HANG, help=f"instructions of a block that hangs ({HANG})"
+    )
     check.add_argument("-I", dest="include", action="append", default=[], help="as nvcc's")
     check.add_argument("-D", dest="defines", action="append", default=[], help="as nvcc's")
     check.add_argument("--stats", action="store_true", help="print what the launch did, counted")
@@ -101,16 +105,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     schedules = [("forward", 0), ("reverse", 0), *(("random", i) for i in range(options.seeds))]
     found: dict[tuple[str, int], tuple[Report, str]] = {}
     stats = None
+    ran = 0
     for schedule, seed in schedules:
+        ran += 1
         args = [parse_argument(word) for word in options.args]
         try:
             stats = module.launch(
                 kernel, options.grid, options.block, args,
                 smem_bytes=options.smem, schedule=schedule, seed=seed,
+                instruction_limit=options.limit,
             )  # fmt: skip
         except CheckError as error:
             for report in error.reports:
                 found.setdefault((report.kind, report.ptx_line), (report, f"{schedule} {seed}"))
+            if any(report.kind == "hang" for report in error.reports):
+                break  # it would take as long in each schedule
         except ValueError as error:
             print(error, file=sys.stderr)
             return 2
@@ -118,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{report}\n    in schedule {schedule}")
     if options.stats and stats is not None:
         print(stats)
-    print(f"{kernel}: {len(found) or 'nothing'} found in {len(schedules)} schedules")
+    print(f"{kernel}: {len(found) or 'nothing'} found in {ran} schedule{'s' * (ran > 1)}")
     return int(bool(found))
 
 

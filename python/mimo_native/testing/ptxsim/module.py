@@ -1,5 +1,6 @@
 """A PTX module and the launch of its kernels."""
 
+import re
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -59,10 +60,11 @@ class Module:
         return self._module.unsupported
 
     def find(self, name: str) -> str:
-        """The kernel called ``name``, or the only one whose (mangled) name contains it."""
+        """The kernel called ``name`` (C++ or mangled), or the only one whose name contains it."""
         if name in self.kernels:
             return name
-        matches = [kernel for kernel in self.kernels if name in kernel]
+        called = [k for k in self.kernels if re.search(rf"(?<!\d){len(name)}{re.escape(name)}", k)]
+        matches = called or [kernel for kernel in self.kernels if name in kernel]
         if len(matches) != 1:
             found = "several kernels are" if matches else "no kernel is"
             raise KeyError(f"{found} called {name!r}; there are: {', '.join(self.kernels)}")
