@@ -64,8 +64,7 @@ __global__ void __launch_bounds__(kSortThreads) sort_one_chunk(const SortSm80Pro
   int rows;
   const int first = sum_before(c.total, rows, rows_of_warp);
   first_row[threadIdx.x] = first;
-  write_row_tiles(first, first + c.total, p.tile_rows, p.row_tiles, p.tiles);
-  __syncthreads();
+  write_row_tiles(first, first + c.total, p.tile_rows, p.row_tiles, p.tiles);  // the block meets
   place(p, c, counters, first_row);
 }
 

@@ -46,6 +46,7 @@ __device__ inline void write_row_tiles(int first, int end, int tile_rows, int ro
   first_row[thread] = first;
   end_row[thread] = end;
   __syncthreads();
+#pragma unroll 1  // rarely more than one round
   for (int i = thread; i < row_tiles; i += kRowTileThreads) {
     RowTile tile{};
     if (i < total) {

@@ -13,7 +13,6 @@ namespace {
 
 constexpr int kThreads = 128, kWarps = kThreads / 32;
 constexpr int kBlocksPerProcessor = 4;  // leaves 128 registers to a thread: nothing is spilled
-constexpr int kMostGroupsPerLane = kRouteMaxExperts / 2 / 32;
 constexpr int kStatsExperts = 32, kStatsStrands = 8;  // threads of a block
 
 __device__ float warp_sum(float x) {
@@ -77,16 +76,19 @@ struct Scores {
 };
 
 // Sets the keys of all but the best groups to -inf. `keys` [experts] is the warp's shared memory.
+// The loops that are not unrolled divide or reduce in every round; unrolled they would only be long.
+template <int kGroupsPerLane>
 __device__ void close_groups(const RouteProblem& p, float* keys, int lane) {
   const int groups = static_cast<int>(p.groups), size = static_cast<int>(p.experts) / groups;
-  WarpKeys<kMostGroupsPerLane> sums;
+  WarpKeys<kGroupsPerLane> sums;
   __syncwarp();
 #pragma unroll
-  for (int i = 0; i < kMostGroupsPerLane; ++i) {
+  for (int i = 0; i < kGroupsPerLane; ++i) {
     const int group = i * 32 + lane;
     sums.set(i, 0);
     if (group >= groups) continue;
     float first = -INFINITY, second = -INFINITY;
+#pragma unroll 1
     for (int j = 0; j < size; ++j) {
       // Lanes begin at different places: they meet in no bank where sizes are a power of two.
       const float key = keys[group * size + (j + lane) % size];
@@ -96,14 +98,17 @@ __device__ void close_groups(const RouteProblem& p, float* keys, int lane) {
     sums.set(i, ordered(first + second));
   }
   uint32_t open = 0;  // bit i: group i * 32 + lane
+#pragma unroll 1
   for (int n = 0; n < p.open_groups; ++n) {
     const int group = sums.take();
     if (group % 32 == lane) open |= 1u << group / 32;
   }
   __syncwarp();  // everybody has read the keys
-  for (int i = 0; i < kMostGroupsPerLane; ++i) {
+#pragma unroll 1
+  for (int i = 0; i < kGroupsPerLane; ++i) {
     const int group = i * 32 + lane;
     if (group >= groups || open >> i & 1) continue;
+#pragma unroll 1
     for (int j = 0; j < size; ++j) keys[group * size + (j + lane) % size] = -INFINITY;
   }
   __syncwarp();
@@ -148,7 +153,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
     if (kGroups && e < experts) in_shared[e] = key;
   }
   if constexpr (kGroups) {
-    close_groups(p, in_shared, lane);
+    close_groups<kPerLane / 2>(p, in_shared, lane);  // a group has two experts or more
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
       const int e = i * 32 + lane;
@@ -163,7 +168,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
   const bool softmax = p.rule.scoring == Scoring::softmax;
   float score = 0, sum = 0;
   for (int slot = 0; slot < slots; ++slot) {
-    const int64_t id = p.replay ? replay_id(problem, token, slot) : keys.take();
+    const int64_t id = !kGroups && p.replay ? replay_id(problem, token, slot) : keys.take();
     const bool known = id >= 0 && id < experts;
     const float s = known ? scores.of_logit(logits[id], softmax) + poison : NAN;
     sum += s;
@@ -174,6 +179,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
     if (problem.counts && known) atomicAdd(problem.counts + id, 1ull);
   }
   const float divisor = p.rule.normalize ? sum + 1e-20f : 1.f;
+#pragma unroll 1  // one round, or a few
   for (int slot = lane; slot < slots; slot += 32) {
     const float s = slot + 32 < slots ? weights[slot] : score;
     weights[slot] = s / divisor * p.rule.scaling;

@@ -43,8 +43,9 @@ def _dense(
 def _routed(
     tokens: int, slots: int, experts: int, dtype: torch.dtype, weight: torch.dtype,
     width: int = 16, ffn: int = 24, aligned: bool = True, stray: bool = False,
+    first: int | None = None,
 ) -> Case:  # fmt: skip
-    """``stray``: some ids are no expert's, and their tokens NaN."""
+    """``stray``: some ids are no expert's, and their tokens NaN. ``first``: the slot of row 0."""
 
     def case(_: SimulatedGpu) -> None:
         x = numbers(tokens, width, dtype=dtype, aligned=aligned)
@@ -53,6 +54,8 @@ def _routed(
         ids = torch.randint(experts, (tokens, slots), generator=generator, dtype=torch.int32)
         if stray:
             ids[1::5, 0], ids[2::7, slots - 1] = -1, experts
+        if first is not None:
+            ids.clamp_(min=1)[0, first] = 0
         share = torch.rand(tokens, slots, generator=generator)
         want = torch.zeros(tokens, width, dtype=torch.float64)
         for expert in range(experts):
@@ -75,11 +78,18 @@ def _swiglu(rows: int, ffn: int, dtype: torch.dtype, aligned: bool = True) -> Ca
 
 
 _KINDS = ((_BF16, _BF16), (_F32, _F32), (_BF16, _F32))
-register(
-    "experts",
-    *PRODUCTS,
+_ROUTED: tuple[Case, ...] = (
     *(_dense(1 + i % 2 * 8, 16, 5 + i, *kind) for kind in _KINDS for i in range(4)),
     *(_dense(33 + i % 4 * 8, 16, 9 + i, *kind) for kind in _KINDS for i in range(8)),
+    *(_dense(16, 16, f, _BF16, _BF16) for f in (5, 7)),
+    *(_dense(64, 16, 9 + i, _BF16, _BF16, False) for i in range(8)),
+    *(_dense(33 + 8 * i, 16, 16, _BF16, _BF16) for i in range(4)),
+    *(_dense(385 + 8 * i, 16, 16, _BF16, _BF16) for i in range(8)),
+    *(_dense(3, 64 * stage + 1, 16, _BF16, _BF16) for stage in range(5)),
+    *(_dense(33, 64 * stage + 1, 16, _BF16, _BF16) for stage in range(3)),
+    *(_dense(385, 64 * stage + 1, 16, _BF16, _BF16) for stage in range(2)),
+    *(_dense(m, k * stage + 1, 16, x, _F32) for x in (_BF16, _F32) for m, k in ((3, 64), (33, 32))
+      for stage in range(2)),
     *(_dense(17, 16, f, *kind) for kind in _KINDS for f in (24, 33)),
     *(_dense(385 + 8 * i, 16, 5 + i, _BF16, _BF16) for i in range(8)),
     *(_dense(3, 456, 8, *kind) for kind in _KINDS),
@@ -94,6 +104,12 @@ register(
                                               (520, 5, True, True))),
     *(_routed(3, slots, 4, dtype, dtype, width=w, ffn=8) for slots in range(1, 9)
       for dtype in (_BF16, _F32) for w in (8, 9)),
+    *(_routed(1, 7, 2, dtype, dtype, width=w, ffn=8, first=slot) for slot in range(7)
+      for dtype in (_BF16, _F32) for w in (8, 9)),
+    # More counters than four rounds of a block, more tiles than one; four chunks.
+    *(_routed(tokens, 2, experts, _BF16, _BF16, width=8, ffn=8) for tokens, experts in
+      ((40, 100), (512, 1023), (520, 1023))),
+    _routed(640, 6, 100, _BF16, _BF16, width=8, ffn=8),
     _routed(2, 1, 1023, _BF16, _BF16, width=8, ffn=8),
     _routed(600, 4, 7, _F32, _F32, width=8, ffn=8, stray=True),
     _routed(30, 3, 4, _BF16, _BF16, width=33, ffn=16),
@@ -104,3 +120,5 @@ register(
       for rows, ffn, aligned in ((3, 8, True), (2, 1024, True), (2, 1032, True), (3, 7, False),
                                  (2, 128, False), (2, 130, False))),
 )  # fmt: skip
+register("gemm", *PRODUCTS, *_ROUTED, only=("gemm_bf16_sm80", "gemm_f32_sm80", "row_tiles_sm80"))
+register("experts", *_ROUTED, only=("sort_sm80", "combine_sm80"))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ... import ops
 from ..gpu import SimulatedGpu
-from .subjects import Case, register
+from .subjects import Case
 
 __all__ = ["PRODUCTS", "close", "numbers"]
 _F32, _BF16 = torch.float32, torch.bfloat16
@@ -77,6 +77,14 @@ _BF16_SHAPES = (
     *((1 + i % 2 * 8, 5 + i, 8) for i in range(4)),
     *((33 + i % 4 * 8, 9 + i, 8) for i in range(8)),
     *((385 + 8 * i, 9 + i, 8) for i in range(8)),
+    *((9, 5, 8), (9, 7, 8)),
+    # The last row at each place of a thread, where the columns are whole.
+    *((33 + 8 * i, 16, 8) for i in range(4)),
+    *((385 + 8 * i, 16, 8) for i in range(8)),
+    # The inputs end with the first value of a stage: of six, of four, of three.
+    *((3, 40, 64 * stage + 1) for stage in range(5)),
+    *((33, 40, 64 * stage + 1) for stage in range(3)),
+    *((385, 136, 64 * stage + 1) for stage in range(2)),
     *((3, 70, 456), (16, 64, 192), (64, 128, 320), (385, 136, 200), (512, 128, 192)),
 )
 _BF16_ELEMENTS = (
@@ -86,6 +94,8 @@ _BF16_ELEMENTS = (
 _F32_SHAPES = (
     *((8, 64, 256), (3, 37, 264), (1, 17, 8), (64, 64, 128), (70, 41, 40), (17, 30, 8)),
     *((33, 49, 8), (49, 1, 8)),
+    *((3, 40, 64 * stage + 1) for stage in range(2)),
+    *((33, 40, 32 * stage + 1) for stage in range(2)),
 )
 _F32_ELEMENTS = (
     *((64, 64, 32 * stage + j) for stage in range(3) for j in range(1, 9)),
@@ -102,10 +112,10 @@ PRODUCTS: tuple[Case, ...] = (
     *(_grouped(sizes, 300, 40, 72, dtype, aligned) for dtype in (_BF16, _F32)
       for aligned in (True, False)
       for sizes in ((100, 0, 70, 129), (5, 0, 290), (200, 0, 100, 7), (100, 199))),
+    _grouped((40, 0, 30), 80, 40, 72, _BF16),
     *(_grouped((17, 0, 16, -3, 1, 4), 41, 24, 16, dtype) for dtype in (_BF16, _F32)),
     _grouped((2**31 - 1,) * 3, 11, 24, 16, _BF16),
     _grouped((1,) * 40 + (0,) * 983, 300, 8, 8, _BF16),
     _grouped((1,) * 1023, 1023, 8, 8, _BF16),
     _grouped((), 20, 8, 8, _BF16),
 )  # fmt: skip
-register("gemm", *PRODUCTS)

@@ -85,14 +85,26 @@ def _of_statement(text: str) -> Iterator[tuple[str, str]]:
         yield "predicate removed", f"{guard[1]}{guard[4]}"
 
 
+def _places(ptx: str, lines: list[str]) -> dict[int, str]:
+    """Where the PTX names a place in the source; line 0, which is none, takes the next one's."""
+    files = {number: path.rpartition("/")[2] for number, path in _FILE.findall(ptx)}
+    found, following = {}, ""
+    for number in range(len(lines), 0, -1):
+        if place := _PLACE.match(lines[number - 1]):
+            here = f"{files.get(place[1], '?')}:{place[2]}"
+            following = following if place[2] == "0" and following else here
+            found[number] = following
+    return found
+
+
 def mutations(ptx: str) -> list[Mutation]:
     """Every mutation of a module's text, in its order."""
     found, source = [], ""
-    files = {number: path.rpartition("/")[2] for number, path in _FILE.findall(ptx)}
-    for number, text in enumerate(ptx.split("\n"), 1):
+    lines = ptx.split("\n")
+    places = _places(ptx, lines)
+    for number, text in enumerate(lines, 1):
         code = text.split("//")[0].rstrip()
-        if place := _PLACE.match(code):
-            source = f"{files.get(place[1], '?')}:{place[2]}"
+        source = places.get(number, source)
         for kind, replacement in _of_statement(code):
             changed = replacement.strip() or "(nothing)"
             found.append(Mutation(number, kind, code.strip(), changed, source))

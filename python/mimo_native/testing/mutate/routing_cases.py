@@ -39,22 +39,24 @@ def _route(
     return case
 
 
-def _broken(scoring: str) -> Case:
+def _broken(experts: int, scoring: str) -> Case:
     """NaN scores, and ids to replay that do not exist."""
 
     def case(_: SimulatedGpu) -> None:
-        logits = torch.randn(6, 70, generator=torch.Generator().manual_seed(1))
-        logits[1, 3], logits[4, 69] = torch.nan, torch.nan
+        last = experts - 1
+        logits = torch.randn(6, experts, generator=torch.Generator().manual_seed(1))
+        logits[1, 3], logits[4, last] = torch.nan, torch.nan
         _, weights = ops.route(logits, top_k=3, scoring=scoring)
         assert weights.isnan().any(-1).tolist() == [False, True, False, False, True, False]
-        given = torch.tensor([[0, 69], [70, 1], [-1, 2], [3, 4], [5, 6], [7, 70]])
+        given = torch.tensor([[0, last], [experts, 1], [-1, 2], [3, 4], [5, 6], [7, experts]])
         fine = logits.nan_to_num()
         for integer in (torch.int16, torch.int32, torch.int64):
             ids, weights = ops.route(fine, top_k=2, replay_ids=given.to(integer), scoring=scoring)
             assert torch.equal(ids, given.int())
             assert weights.isnan().any(-1).tolist() == [False, True, True, False, False, True]
-        ids, _ = ops.route(fine, top_k=2, replay_ids=(given % 70).to(torch.uint8))
-        assert torch.equal(ids, given.int() % 70)
+        given %= min(experts, 256)
+        ids, _ = ops.route(fine, top_k=2, replay_ids=given.to(torch.uint8))
+        assert torch.equal(ids, given.int())
 
     return case
 
@@ -76,5 +78,6 @@ register(
       for e, k, g, n in _GROUPS),
     *(_route(3, e, 2, n_group=e // 2, topk_group=3, scoring="softmax", stats=True)
       for e in range(6, 1024, 32)),
-    *(_broken(scoring) for scoring in ("sigmoid", "softmax")),
+    *(_broken(e, scoring) for e in (40, 70, 300) for scoring in ("sigmoid", "softmax")),
+    *(_route(75, 33, 3, scoring=scoring, stats=True) for scoring in ("sigmoid", "softmax")),
 )  # fmt: skip
