@@ -136,10 +136,35 @@ def test_everything_runs_and_reports(tmp_path: Path) -> None:
     page.feed((tmp_path / "report.html").read_text())
     assert page.seen.count("svg") == 7
     assert "reverse" in page.text
+    for own in results["costs"].values():
+        assert set(own) == {
+            "student",
+            *(f"specialist-{task}" for task in TASKS),
+            *results["others"],
+        }
+        assert all(cost["cpu_seconds"] > 0 for cost in own.values())
     # A second call trains nothing and comes to the same.
     again = speedrun(tmp_path, size, seeds=(0, 1))
     assert again["scores"] == results["scores"]
     assert again["curves"] == results["curves"]
+    assert again["costs"] == results["costs"]
+
+
+def test_a_stage_that_was_stopped_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has saved; the stages after it would find nothing to start from."""
+    from mimo_native.mopd.speedrun import recipe
+    from mimo_native.pretrain.run import RunResult
+
+    def stopped(config: object, **options: object) -> RunResult:
+        return RunResult("stopped", 1, 1, tmp_path)
+
+    monkeypatch.setattr(recipe, "sft", stopped)
+    size = Size(student=2, specialist=1, reward=1, distil=2, train=8, heldout=2)
+    with pytest.raises(KeyboardInterrupt):
+        speedrun(tmp_path, size)
+    assert not (tmp_path / "results.json").exists()
 
 
 def test_paired_differences() -> None:

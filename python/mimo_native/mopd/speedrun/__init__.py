@@ -26,7 +26,7 @@ from .tasks import SELF, TASKS
 
 __all__ = ["FULL", "SHORT", "Recipe", "Size", "speedrun"]
 
-FULL = Size(student=600, specialist=80, reward=30, distil=40)
+FULL = Size(student=600, specialist=80, reward=30, distil=60)
 SHORT = Size(
     student=250,
     specialist=40,
@@ -54,7 +54,7 @@ def speedrun(
 
     Continues where an earlier call stopped. Returns the results: "normalised" {domain: score} is
     the mean over seeds, "seconds" the time of this call, and "table", "others", "curves",
-    "rollouts" and "speculation" what the report shows.
+    "rollouts", "costs" and "speculation" what the report shows.
     """
     began, output = time.perf_counter(), Path(output)
     recipes = [Recipe(output / f"seed-{seed}", size, seed=seed) for seed in seeds]
@@ -88,6 +88,7 @@ def speedrun(
         "scores": {stage: {n: mean(v) for n, v in own.items()} for stage, own in scores.items()},
         "curves": points,
         "rollouts": {task: _reached(table[task], points[task]) for task in TASKS},
+        "costs": {str(recipe.seed): recipe.costs() for recipe in recipes},
         "speculation": _speculation(recipes[0]),
     }
     _write(output / "results.json", json.dumps(results, indent=1) + "\n")
@@ -101,19 +102,24 @@ def _names(baselines: bool) -> tuple[str, ...]:
 
 def _run(recipe: Recipe, baselines: bool, tell: Any) -> None:
     tell(f"seed {recipe.seed}: the student, {recipe.size.student} steps")
-    recipe.student()
+    with recipe.timed("student"):
+        recipe.student()
     for task in TASKS:
         tell(f"seed {recipe.seed}: the specialist of {task}")
-        recipe.specialist(task)
+        with recipe.timed(f"specialist-{task}"):
+            recipe.specialist(task)
     for stage, alpha, teachers in zip(
         _STAGES, (_ALPHA, 0.0, 1.0), (True, True, False), strict=True
     ):
         tell(f"seed {recipe.seed}: {stage}")
-        recipe.distil(stage, alpha=alpha, teachers=teachers)
+        with recipe.timed(stage):
+            recipe.distil(stage, alpha=alpha, teachers=teachers)
     if baselines:
         tell(f"seed {recipe.seed}: specialists averaged, and their samples learned offline")
-        recipe.averaged()
-        recipe.offline()
+        with recipe.timed("averaged"):
+            recipe.averaged()
+        with recipe.timed("offline"):
+            recipe.offline()
     tell(f"seed {recipe.seed}: scores")
 
 

@@ -51,29 +51,36 @@ def paired(values: list[float], base: list[float]) -> dict[str, Any]:
     return {"difference": centre, "interval": half, "resolved": abs(centre) > half}
 
 
-def ablate(output: str | Path, seeds: int, *, steps: int = 40, size: Size) -> dict[str, Any]:
-    """Every variant for every seed, ``steps`` steps each; continues where it stopped."""
+def ablate(
+    output: str | Path, seeds: int, *, steps: int = 40, prompts: int = 500, size: Size
+) -> dict[str, Any]:
+    """Every variant for every seed, ``steps`` steps each, scored on ``prompts`` of each task;
+    continues where it stopped. What is known so far is in ablations.json at any time.
+    """
     recipes = [Recipe(Path(output) / f"seed-{s}", size, seed=s) for s in range(seeds)]
     shares: dict[str, list[float]] = {name: [] for name in VARIANTS}
     mismatch: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    rows: dict[str, Any] = {}
     for i, recipe in enumerate(recipes):
         other = recipes[(i + 1) % seeds]
         for name, change in VARIANTS.items():
             stage = f"ablation-{name.replace(' ', '-').replace(',', '')}"
             print(f"seed {i}: {name}", file=sys.stderr, flush=True)
-            lines = _one(recipe, other, stage, dict(change), steps)
-            shares[name].append(_share(recipe, stage))
-            mismatch[name].append(lines)
-    rows = {
-        name: {
-            "normalised": sum(values) / seeds,
-            "mismatch": sum(mismatch[name]) / seeds,
-            **paired(values, shares["base"]),
-        }
-        for name, values in shares.items()
-    }
-    (Path(output) / "ablations.json").write_text(json.dumps(rows, indent=1) + "\n")
+            mismatch[name].append(_one(recipe, other, stage, dict(change), steps))
+            shares[name].append(_share(recipe, stage, prompts))
+            rows[name] = _row(shares[name], shares["base"], mismatch[name])
+            (Path(output) / "ablations.json").write_text(json.dumps(rows, indent=1) + "\n")
     return rows
+
+
+def _row(shares: list[float], base: list[float], mismatch: list[float]) -> dict[str, Any]:
+    seeds = len(shares)
+    return {
+        "seeds": seeds,
+        "normalised": sum(shares) / seeds,
+        "mismatch": sum(mismatch) / seeds,
+        **paired(shares, base[:seeds]),
+    }
 
 
 def _one(recipe: Recipe, other: Recipe, stage: str, change: dict[str, Any], steps: int) -> float:
@@ -108,16 +115,15 @@ def _one(recipe: Recipe, other: Recipe, stage: str, change: dict[str, Any], step
     return sum(values) / len(values)
 
 
-def _share(recipe: Recipe, stage: str) -> float:
+def _share(recipe: Recipe, stage: str, prompts: int) -> float:
     """Mean of the normalised scores."""
-    before, after = score_stage(recipe, "student"), score_stage(recipe, stage)
+    before, after, *taught = (
+        score_stage(recipe, name, names=tuple(TASKS), limit=prompts)
+        for name in ("student", stage, *(f"specialist-{task}" for task in TASKS))
+    )
     shares = [
-        normalised(
-            mean(before[task]),
-            mean(score_stage(recipe, f"specialist-{task}")[task]),
-            mean(after[task]),
-        )
-        for task in TASKS
+        normalised(mean(before[task]), mean(teacher[task]), mean(after[task]))
+        for task, teacher in zip(TASKS, taught, strict=True)
     ]
     known = [share for share in shares if share is not None]
     return sum(known) / len(known)
@@ -130,10 +136,11 @@ def main() -> None:
     parser.add_argument("output", help="directory of a speedrun")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--prompts", type=int, default=FULL.heldout)
+    parser.add_argument("--prompts", type=int, default=500, help="scored of each task")
+    parser.add_argument("--heldout", type=int, default=FULL.heldout, help="that the speedrun had")
     args = parser.parse_args()
-    size = replace(FULL, heldout=args.prompts)
-    rows = ablate(args.output, args.seeds, steps=args.steps, size=size)
+    size = replace(FULL, heldout=args.heldout)
+    rows = ablate(args.output, args.seeds, steps=args.steps, prompts=args.prompts, size=size)
     print(f"{'variant':26} normalised   difference            mismatch")
     for name, row in rows.items():
         verdict = "" if row["resolved"] else "not resolved"

@@ -1,7 +1,10 @@
 """The runs of the speedrun: a student, its specialists, and what is distilled from them."""
 
 import json
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,18 +13,23 @@ import torch
 from ...inference import Sampling, generate
 from ...loading import load
 from ...nn import MiMoForCausalLM
+from ...pretrain.run import RunResult
 from ...training.state import copy_tokenizer
 from ...weights.resolve import resolve_model
-from ..config import Domain, LossConfig, MopdConfig, ScoreConfig, SftConfig
+from ..config import Domain, Form, LossConfig, MopdConfig, ScoreConfig, SftConfig
 from ..prompts import read_prompts
 from ..run import run
 from ..sft import sft
 from .tasks import SELF, TASKS, write_tasks
 
-__all__ = ["BY_REWARD", "Recipe", "Size"]
+__all__ = ["BY_REWARD", "WEIGHTS", "Recipe", "Size"]
 
 BY_REWARD = ("reverse", "shift")  # these specialists come from GRPO, the others from clean answers
 _BASE = "nano"
+_ANSWER, _TEXT = 12, 48  # tokens: digits and their end, and any line of the text
+# Shares of the prompts in distillation: sort is the task that is learned most slowly, and text
+# drifts with everything that is learned beside it.
+WEIGHTS = {task: 2.0 if task == "sort" else 1.0 for task in TASKS} | {SELF: 4.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +64,31 @@ class Recipe:
     def model(self, stage: str) -> str:
         return str(self.output / stage / "final")
 
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add what is done inside to the seconds of ``stage``, unless it is finished already."""
+        finished = Path(self.model(stage)).exists()
+        clock, work = time.perf_counter(), time.process_time()
+        yield
+        if not finished:
+            costs = self.costs()
+            cost = costs.setdefault(stage, {"seconds": 0.0, "cpu_seconds": 0.0})
+            cost["seconds"] += time.perf_counter() - clock
+            cost["cpu_seconds"] += time.process_time() - work
+            (self.output / "costs.json").write_text(json.dumps(costs) + "\n")
+
+    def costs(self) -> dict[str, dict[str, float]]:
+        """Of every stage that was run to its end: elapsed seconds, and those of all processors."""
+        path = self.output / "costs.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
     # ------------------------------------------------------------------ stages
 
     def student(self) -> None:
         """nano, taught every task with its defect, and its own text beside."""
-        self._sft("student", resolve_model(_BASE), {n: ".defect" for n in TASKS}, self.size.student)
+        domains = {task: self._domain(task, ".defect") for task in TASKS}
+        domains[SELF] = replace(self._domain(SELF), weight=0.5)
+        self._sft("student", resolve_model(_BASE), domains, self.size.student)
 
     def specialist(self, task: str) -> None:
         """The student, better at one task: by rewards or by clean answers."""
@@ -69,31 +97,34 @@ class Recipe:
             domains = {task: replace(self._domain(task), reward="exact")}
             self._policy(stage, domains, LossConfig(alpha=1.0), group=8, steps=self.size.reward)
         else:
-            self._sft(stage, self.model("student"), {task: ""}, self.size.specialist, text=False)
+            domains = {task: self._domain(task)}
+            self._sft(stage, self.model("student"), domains, self.size.specialist)
 
-    def distil(self, stage: str, *, alpha: float, teachers: bool = True) -> None:
+    def distil(
+        self, stage: str, *, alpha: float, teachers: bool = True, form: Form = "full"
+    ) -> None:
         """The student taught by all specialists, by rewards, or by both."""
         domains = {
-            task: replace(
-                self._domain(task),
-                teacher=task if teachers else None,
-                reward="exact",
-            )
+            task: replace(self._weighted(task), teacher=task if teachers else None)
             for task in TASKS
         }
         if teachers:
-            domains[SELF] = replace(self._domain(SELF), teacher="self", weight=0.5)
+            domains[SELF] = replace(self._weighted(SELF), teacher="self")
         group = 1 if alpha == 0 else (2 if teachers else 8)
         self._policy(
             stage,
             domains,
-            LossConfig(alpha=alpha),
+            LossConfig(alpha=alpha, form=form),
             group=group,
             steps=self.size.distil,
             teachers={task: self.model(f"specialist-{task}") for task in TASKS} if teachers else {},
+            longest=_TEXT if teachers else _ANSWER,
             mtp_weight=0.1 if teachers else 0.0,
             curve=True,
         )
+
+    def _weighted(self, name: str, home: Path | None = None) -> Domain:
+        return replace(self._domain(name, home=home), weight=WEIGHTS[name])
 
     # ------------------------------------------------------------------ what it is compared with
 
@@ -118,13 +149,16 @@ class Recipe:
         copy_tokenizer(self.model("student"), path)
 
     def offline(self) -> None:
-        """The student fine-tuned on the specialists' own samples, as many as distillation draws."""
-        directory = self.output / "samples"
-        count = self.size.distil * self.size.rollouts // len(TASKS)
+        """The student fine-tuned on the specialists' own samples, as many as distillation draws
+        and in the same mixture; the text is the documents'."""
+        directory, draws = self.output / "samples", self.size.distil * self.size.rollouts
         for task in TASKS:
+            count = math.ceil(draws * WEIGHTS[task] / sum(WEIGHTS.values()))
             self._sample(task, directory / f"{task}.jsonl", count)
-        steps = self.size.distil
-        self._sft("offline", self.model("student"), {n: "" for n in TASKS}, steps, home=directory)
+        domains = {task: self._weighted(task, directory) for task in TASKS}
+        domains[SELF] = self._weighted(SELF)
+        steps, each = self.size.distil, self.size.rollouts
+        self._sft("offline", self.model("student"), domains, steps, each=each)
 
     def _sample(self, task: str, path: Path, count: int) -> None:
         if path.exists():
@@ -136,7 +170,7 @@ class Recipe:
         done = generate(
             model,
             [prompt.ids for prompt in prompts],
-            sampling=[Sampling(max_tokens=12, seed=i) for i in range(len(prompts))],
+            sampling=[Sampling(max_tokens=_ANSWER, seed=i) for i in range(len(prompts))],
             max_batch=64,
         )
         rows = [
@@ -159,31 +193,28 @@ class Recipe:
         self,
         stage: str,
         init: str | Path,
-        parts: Mapping[str, str],
+        domains: Mapping[str, Domain],
         steps: int,
         *,
-        text: bool = True,
-        home: Path | None = None,
+        each: int = 128,
     ) -> None:
-        domains = {name: self._domain(name, part, home) for name, part in parts.items()}
-        if text:
-            domains[SELF] = replace(self._domain(SELF), weight=0.5)
-        sft(
+        result = sft(
             SftConfig(
                 output=str(self.output / stage),
                 init=str(init),
                 domains=domains,
                 steps=steps,
-                prompts_per_step=128,
+                prompts_per_step=each,
                 lr=2e-3 if stage == "student" else 5e-4,
                 warmup=10,
                 cooldown=steps // 4,
-                max_new_tokens=12,
+                max_new_tokens=_ANSWER,
                 seed=self.seed,
                 score=ScoreConfig(prompts=self.size.curve_prompts),
             ),
             progress=self.progress,
         )
+        _require_finished(result)
 
     def _policy(
         self,
@@ -194,10 +225,11 @@ class Recipe:
         group: int,
         steps: int,
         teachers: Mapping[str, str] | None = None,
+        longest: int = _ANSWER,
         mtp_weight: float = 0.0,
         curve: bool = False,
     ) -> None:
-        run(
+        result = run(
             MopdConfig(
                 output=str(self.output / stage),
                 init=self.model("student"),
@@ -207,10 +239,10 @@ class Recipe:
                 steps=steps,
                 prompts_per_step=self.size.rollouts // group,
                 rollouts_per_prompt=group,
-                max_new_tokens=12,
+                max_new_tokens=longest,
                 lr=5e-4,
                 warmup=2,
-                cooldown=steps // 3,
+                cooldown=2 * steps // 3 if curve else steps // 3,
                 mtp_weight=mtp_weight,
                 seed=self.seed,
                 score=ScoreConfig(
@@ -219,3 +251,10 @@ class Recipe:
             ),
             progress=self.progress,
         )
+        _require_finished(result)
+
+
+def _require_finished(result: RunResult) -> None:
+    """What follows needs this stage: a run that was asked to stop has saved, and ends here."""
+    if result.status == "stopped":
+        raise KeyboardInterrupt

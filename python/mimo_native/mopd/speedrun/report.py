@@ -56,6 +56,7 @@ def write_report(path: Path, results: Mapping[str, Any]) -> None:
         *_curves(results),
         "</div>",
         _rollouts(results),
+        _costs(results["costs"]),
         "<h2>Speculative decoding with the heads trained on the rollouts, as in figure 7</h2>",
         _speculation(results["speculation"]),
     ]
@@ -151,6 +152,24 @@ def _rollouts(results: Mapping[str, Any]) -> str:
     ]
     head = ("domain", *next(iter(results["rollouts"].values()), {}))
     return "<h3>Rollouts to 90 % of the way to the teacher</h3>" + _rows(head, rows)
+
+
+def _costs(costs: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Seconds of a stage, mean over the seeds."""
+    names = dict.fromkeys(name for own in costs.values() for name in own)
+    rows = []
+    for name in names:
+        known = [own[name] for own in costs.values() if name in own]
+        rows.append(
+            [name]
+            + [
+                f"{sum(cost[key] for cost in known) / len(known):.0f}"
+                for key in ("seconds", "cpu_seconds")
+            ]
+        )
+    return "<h3>Seconds of each stage, without its score</h3>" + _rows(
+        ("stage", "elapsed", "of processors"), rows
+    )
 
 
 def _speculation(rows: Mapping[str, Mapping[str, Any]]) -> str:

@@ -25,21 +25,25 @@ Scores = dict[str, dict[str, Any]]
 _INTERVAL = 1.96  # standard errors on either side, 95 %
 
 
-def score_stage(recipe: Recipe, stage: str) -> dict[str, Tensor]:
+def score_stage(
+    recipe: Recipe, stage: str, *, names: Sequence[str] = (*TASKS, SELF), limit: int | None = None
+) -> dict[str, Tensor]:
     """Every held-out prompt's score by domain, float64 [prompts]: 1 for a right sample at
     temperature 1, or the text's mean log-probability per token. Kept in scores.json of the stage.
+
+    limit: that many prompts of a domain at most, the first ones.
     """
     path = recipe.output / stage / "scores.json"
     if not path.exists():
         model, tokenizer = load(recipe.model(stage))
         values: dict[str, list[float]] = {}
-        for name in (*TASKS, SELF):
+        for name in names:
             file = recipe.tasks / f"{name}.heldout.jsonl"
-            prompts = read_prompts(name, file, tokenizer, model.config.vocab_size)
+            prompts = read_prompts(name, file, tokenizer, model.config.vocab_size)[:limit]
             values[name] = _score(model, name, prompts, recipe.seed).tolist()
         path.write_text(json.dumps(values) + "\n")
     content = json.loads(path.read_text())
-    return {name: torch.tensor(v, dtype=torch.float64) for name, v in content.items()}
+    return {name: torch.tensor(content[name][:limit], dtype=torch.float64) for name in names}
 
 
 def _score(model: MiMoForCausalLM, name: str, prompts: Sequence[Prompt], seed: int) -> Tensor:
