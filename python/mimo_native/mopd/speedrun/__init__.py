@@ -31,10 +31,10 @@ SHORT = Size(
     student=250,
     specialist=40,
     reward=15,
-    distil=16,
+    distil=12,
     train=8_000,
     heldout=200,
-    curve_every=8,
+    curve_every=6,
     curve_prompts=64,
     rollouts=128,
 )
