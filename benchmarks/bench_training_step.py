@@ -1,6 +1,16 @@
-"""Forward and backward of a small model beside the same weights in eager torch."""
+"""Forward and backward of a small model beside the same weights in eager torch.
 
+    mimo-native bench training_step --seconds 1.5
+    python -m benchmarks.bench_training_step torch 4096 bfloat16     # peak memory of one step
+
+Memory is measured in a process of its own for each, which this file starts.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +21,7 @@ from mimo_native.pretrain import Objective, Totals, Weights
 from mimo_native.pretrain.estimate import forward_flops
 
 from .peers.eager_model import eager_loss
+from .resident import peak_growth
 
 # Six layers of width 256, one of them global and dense; 4 of 16 experts.
 CONFIG = replace(
@@ -36,30 +47,62 @@ CONFIG = replace(
 )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("tokens", [1024, 4096])
-def test_step(compare, dtype: torch.dtype, tokens: int) -> None:
+Step = Callable[[], torch.Tensor]
+
+
+def _steps(tokens: int, dtype: torch.dtype) -> dict[str, Step]:
+    """Loss and gradients of the same weights, each way: the gradients are dropped again."""
     model = mn.MiMoForCausalLM(CONFIG).init_weights(std=0.05, seed=0).to(dtype)
     objective = Objective(model)
     ids = torch.randint(CONFIG.vocab_size, (tokens,), generator=torch.Generator().manual_seed(0))
     batch = micro_batch([[ids.tolist()]])
     totals = Totals.of(Totals.count([batch], 0))
 
-    def ours() -> torch.Tensor:
+    def step(loss_of: Step) -> torch.Tensor:
         with torch.enable_grad():
-            loss = objective(batch, totals, Weights(0.0, 0.0)).loss
+            loss = loss_of()
             loss.backward()
         model.zero_grad(set_to_none=True)
         return loss.detach()
 
-    def theirs() -> torch.Tensor:
-        with torch.enable_grad():
-            loss = eager_loss(model, ids)
-            loss.backward()
-        model.zero_grad(set_to_none=True)
-        return loss.detach()
+    return {
+        "ours": lambda: step(lambda: objective(batch, totals, Weights(0.0, 0.0)).loss),
+        "torch": lambda: step(lambda: eager_loss(model, ids)),
+    }
 
-    torch.testing.assert_close(ours(), theirs().float(), rtol=1e-2, atol=0)
-    # Of matrix products and attention, forward and twice that backward.
-    flops = 3 * forward_flops(CONFIG, tokens) * tokens
-    compare(ours=ours, torch=theirs, flops=flops, bytes=0, dtype=dtype)
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("tokens", [1024, 4096])
+def test_step(compare, bench_threads: int, dtype: torch.dtype, tokens: int) -> None:
+    steps = _steps(tokens, dtype)
+    torch.testing.assert_close(steps["ours"](), steps["torch"]().float(), rtol=1e-2, atol=0)
+    compare(
+        **steps,
+        # Of matrix products and attention, forward and twice that backward.
+        flops=3 * forward_flops(CONFIG, tokens) * tokens,
+        bytes=0,
+        dtype=dtype,
+        memory=lambda: {who: _peak(who, tokens, dtype, bench_threads) for who in steps},
+    )
+
+
+def _peak(who: str, tokens: int, dtype: torch.dtype, threads: int) -> int:
+    """Bytes beyond the weights, gradients included, in a process of its own."""
+    name = str(dtype).removeprefix("torch.")
+    command = [sys.executable, "-m", "benchmarks.bench_training_step", who, str(tokens), name]
+    root = Path(__file__).resolve().parents[1]
+    result = subprocess.run(
+        [*command, str(threads)], cwd=root, capture_output=True, text=True, check=True
+    )
+    return int(result.stdout)
+
+
+def _main(who: str, tokens: str, dtype: str, threads: str = "1") -> None:
+    torch.set_num_threads(int(threads))
+    width = getattr(torch, dtype)
+    _steps(128, width)[who]()  # what a first call allocates for good is no part of a step
+    print(peak_growth(_steps(int(tokens), width)[who]))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -49,15 +49,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def compare(
     benchmark, bench_threads: int, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., Row]]:
-    """compare(ours, torch=None, *, flops, bytes, dtype, working_set=None, peers={}) -> Row.
+    """compare(ours, torch=None, *, flops, bytes, dtype, working_set=None, peers={}, memory=None).
 
     ``peers`` maps a name to a function that prepares the peer's call, or gives None; see harness
-    and peers.
+    and peers. ``memory`` measures the bytes that each call needs, by its name. Returns the Row.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(bench_threads)
 
-    def run(ours, torch=None, *, flops, bytes, dtype, working_set=None, peers=None) -> Row:
+    def run(
+        ours, torch=None, *, flops, bytes, dtype, working_set=None, peers=None, memory=None
+    ) -> Row:
         limit = None
         if flops or bytes:
             size = working_set or bytes
@@ -89,6 +91,7 @@ def compare(
             limit=limit,
             flops=flops,
             bytes=bytes,
+            memory=memory() if memory else None,
         )
         benchmark.extra_info.update(row.as_dict(), calls_per_round=contest.repeats["ours"])
         _rows.append(row)

@@ -22,7 +22,7 @@ the size of all copies as ``working_set``.
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from .machine import Limit
 
@@ -51,6 +51,7 @@ class Row:
     peak_fraction: float | None  # time the machine's limits ask for / time taken
     bound: str | None  # which limit that is: "flops" | "L2" | "L3" | "DRAM"
     rounds: int
+    memory: dict[str, int] = field(default_factory=dict)  # bytes at the peak, ours and rivals'
 
     @property
     def family(self) -> str:
@@ -93,9 +94,17 @@ class Contest:
 
 
 def measure(
-    contest: Contest, *, name: str, threads: int, limit: Limit | None, flops: float, bytes: float
+    contest: Contest,
+    *,
+    name: str,
+    threads: int,
+    limit: Limit | None,
+    flops: float,
+    bytes: float,
+    memory: Mapping[str, int] | None = None,
 ) -> Row:
-    """The row of a contest whose samples have been taken. flops and bytes are those of one call."""
+    """The row of a contest whose samples have been taken. flops and bytes are those of one call,
+    memory that of each contestant's."""
     seconds = contest.median(contest.ours)
     return Row(
         name=name,
@@ -109,6 +118,7 @@ def measure(
         peak_fraction=limit.seconds / seconds if limit else None,
         bound=limit.bound if limit else None,
         rounds=len(contest.samples[contest.ours]),
+        memory=dict(memory or {}),
     )
 
 
@@ -122,10 +132,12 @@ def header(width: int) -> str:
 def line(row: Row, width: int) -> str:
     peak = "-" if row.peak_fraction is None else f"{100 * row.peak_fraction:.0f} % {row.bound:>5}"
     rivals = "  ".join(f"{name} {ratio:.2f}" for name, ratio in row.x.items())
+    memory = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in row.memory.items())
     digits = 3 if row.us < 10 else 1  # a call of nothing is a matter of nanoseconds
     return (
         f"{row.name:<{width}} {row.threads:>3} {row.us:>10.{digits}f} {row.gflops:>9.1f}"
         f" {row.gbytes:>8.1f} {peak:>14}  {rivals or '-'}"
+        + (f"  peak memory: {memory}" if memory else "")
     )
 
 

@@ -9,22 +9,16 @@ the loss and both gradients are taken off. Linux only.
 
 import argparse
 import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 import mimo_native as mn
 
+from .resident import peak_growth
+
 _LOSSES = {"ours": mn.ops.linear_cross_entropy, "torch": F.linear_cross_entropy}
 _DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
-
-
-def _resident(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {field}")
 
 
 def main() -> None:
@@ -46,12 +40,10 @@ def main() -> None:
     few = hidden.detach()[:8].clone().requires_grad_(), weight.detach()[:1024].clone()
     loss(few[0], few[1].requires_grad_(), targets[:8] % 1024).backward()
 
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before, began = _resident("VmRSS"), time.process_time()
-    loss(hidden, weight, targets).backward()
+    began = time.process_time()
+    growth = peak_growth(lambda: loss(hidden, weight, targets).backward())
     seconds = time.process_time() - began
-    gradients = sum(t.numel() * t.element_size() for t in (hidden, weight))
-    workspace = _resident("VmHWM") - before - gradients
+    workspace = growth - sum(t.numel() * t.element_size() for t in (hidden, weight))
     print(f"{args.whose} {args.rows} {args.width} {args.dtype}: {seconds:.2f} s CPU, "
           f"{workspace / 1e6:.0f} MB workspace")  # fmt: skip
 

