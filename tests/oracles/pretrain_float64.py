@@ -30,6 +30,7 @@ class PretrainOracle:
         detach_embedding: bool = False,
         detach_head: bool = False,
         mtp_only: bool = False,
+        distill: int = 0,
     ) -> Tensor:
         heads = self.c.num_mtp_layers
         main: list[Tensor] = []
@@ -45,10 +46,10 @@ class PretrainOracle:
                 logits = self.rms(h, "model.norm.weight") @ self.head().T
                 for i in range(len(document) - 1):
                     main.append(self.nll(logits[i], document[i + 1]))
+                taught = logits.detach() if distill else None
                 for k in range(heads):
-                    mtp[k] += self.head_losses(
-                        k, document, h, detach_hidden, detach_embedding, detach_head
-                    )
+                    cuts = detach_hidden, detach_embedding, detach_head
+                    mtp[k] += self.head_losses(k, document, h, cuts, taught, distill)
             for layer in scores:
                 s = torch.cat(scores[layer])
                 picked = torch.cat(chosen[layer])
@@ -66,13 +67,23 @@ class PretrainOracle:
         return loss
 
     def head_losses(
-        self, k: int, document: list[int], h: Tensor, cut_h: bool, cut_e: bool, cut_w: bool
+        self,
+        k: int,
+        document: list[int],
+        h: Tensor,
+        cuts: tuple[bool, bool, bool],
+        taught: Tensor | None,
+        likeliest: int,
     ) -> list[Tensor]:
-        """Block k of one document: position i sees token i + 1 + k and is asked for i + 2 + k."""
+        """Block k of one document: position i sees token i + 1 + k and is asked for i + 2 + k.
+
+        cuts: whether hidden, embedding and head are detached.
+        taught: the main head's logits, whose ``likeliest`` tokens are the target instead.
+        """
         positions = len(document) - (k + 2)
         if positions <= 0:
             return []
-        pre = f"model.mtp.layers.{k}."
+        pre, (cut_h, cut_e, cut_w) = f"model.mtp.layers.{k}.", cuts
         e = self.t["model.embed_tokens.weight"][document[1 + k : 1 + k + positions]]
         h = h[:positions]
         e, h = (e.detach() if cut_e else e), (h.detach() if cut_h else h)
@@ -83,7 +94,15 @@ class PretrainOracle:
         u = u + self.mlp(x, pre + "mlp.")
         w = self.head().detach() if cut_w else self.head()
         logits = self.rms(u, pre + "final_layernorm.weight") @ w.T
-        return [self.nll(logits[i], document[i + 2 + k]) for i in range(positions)]
+        if taught is None:
+            return [self.nll(logits[i], document[i + 2 + k]) for i in range(positions)]
+        losses = []
+        for i in range(positions):
+            scores = taught[i + 1 + k]
+            ids = sorted(range(len(scores)), key=lambda v: -float(scores[v]))[:likeliest]
+            mass = sum(scores[v].exp() for v in ids)
+            losses.append(sum(scores[v].exp() / mass * self.nll(logits[i], v) for v in ids))
+        return losses
 
     def hidden(self, document: list[int], scores: dict, chosen: dict) -> Tensor:
         x = self.t["model.embed_tokens.weight"][document]

@@ -18,10 +18,11 @@ from mimo_native.pretrain import (
     attach_mtp,
     run,
 )
-from mimo_native.pretrain.state import build_model
+from mimo_native.pretrain.state import RunState, build_model
 from mimo_native.training import Mixture, Piece, Schedule, Stage, TokenFile, read_metrics
 from mimo_native.training.batch import micro_batches
 from mimo_native.training.data import HiddenFile, Row, TokenWriter, store_hidden
+from mimo_native.training.distributed import Ranks
 from mimo_native.training.forward import hidden_states, packed, trunk
 from mimo_native.weights.convert import convert
 from mimo_native.weights.mtp_heads import save_heads, trunk_digest
@@ -218,6 +219,48 @@ class TestTraining:
         targets = torch.searchsorted(words, batch.ids[2:])
         want = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
         torch.testing.assert_close(got, want)
+
+    def test_distilled_over_the_most_frequent_tokens(self, corpus: Path, trunk_path: Path) -> None:
+        """The target is the trunk's distribution for that place, over these tokens alone."""
+        one = config(corpus, trunk_path, "x", vocabulary=40, distill=3, mtp_heads=1)
+        file = TokenFile(corpus / "train")
+        words = RunState(one, Ranks(), {"c": file}).objective.vocabulary
+        counts = np.bincount(file.tokens, minlength=VOCAB)
+        assert len(words) == 40
+        assert bool((words.diff() > 0).all())
+        assert counts[words].min() >= np.delete(counts, words).max()
+
+        model = random_model(LLAMA)
+        attach_mtp(model, window_keys=17)
+        ids = file.document(7)
+        [batch] = micro_batches([_row(ids)], micro_rows=1, vocab_size=VOCAB)
+        with mn.backends.use("reference"):
+            got = Objective(model, mtp_only=True, vocabulary=words, distill=3)(
+                batch, Totals(1, (1,), 1), Weights(1.0, 0.0)
+            ).mtp[0]
+            hidden = trunk(model, batch.ids, packed(batch.cu_seqlens)).hidden
+            u = model.mtp(0, batch.ids[None, 1:-1], hidden[None, :-2]).hidden[0]
+            normed = model.model.norm(hidden[1:-1])
+        weight = model.head.weight[words]
+        top = (normed @ weight.T).topk(3, dim=-1)
+        logp = (u @ weight.T).log_softmax(-1).gather(1, top.indices)
+        torch.testing.assert_close(got, -(top.values.softmax(-1) * logp).sum())
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"vocabulary": 40},
+            {"vocabulary": 2, "distill": 3},
+            {"vocabulary": 40, "distill": 3, "cut_vocabulary": False},
+            {"distill": -1},
+        ],
+        ids=str,
+    )
+    def test_what_does_not_go_together_is_refused(
+        self, corpus: Path, trunk_path: Path, wrong: dict[str, object]
+    ) -> None:
+        with pytest.raises(mn.ShapeError, match=r"PretrainConfig: (vocabulary|distill)"):
+            config(corpus, trunk_path, "x", **wrong)
 
     def test_only_heads_change(self, corpus: Path, trunk_path: Path) -> None:
         whole = config(corpus, trunk_path, "whole")

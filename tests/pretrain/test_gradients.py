@@ -22,6 +22,7 @@ class Case:
     boundary: Boundary = field(default_factory=Boundary)
     mtp_only: bool = False
     recompute: bool = False
+    distill: int = 0
     micro_rows: int = 2
     config: tuple[tuple[str, object], ...] = ()
 
@@ -53,6 +54,12 @@ CASES = [
     Case(recompute=True),
     Case(micro_rows=1),
     Case(micro_rows=1, recompute=True),
+    Case(distill=1),
+    Case(distill=5),
+    Case(distill=5, recompute=True, boundary=Boundary.detached()),
+    Case(distill=3, mtp_only=True),
+    Case(distill=2, lengths=((2, 1), (3,)), micro_rows=1),
+    Case(distill=3, config=(("tie_word_embeddings", True),)),
     Case(config=(("num_mtp_layers", 0),)),
     Case(config=(("num_mtp_layers", 1),)),
     Case(config=(("tie_word_embeddings", True),)),
@@ -79,13 +86,20 @@ def test_loss_and_gradients(case: Case) -> None:
         detach_embedding=cut.embedding,
         detach_head=cut.head,
         mtp_only=case.mtp_only,
+        distill=case.distill,
     )
     if want.requires_grad:
         want.backward()
 
     model.requires_grad_(not case.mtp_only)
     model.model.mtp.requires_grad_(True)
-    objective = Objective(model, boundary=cut, mtp_only=case.mtp_only, recompute=case.recompute)
+    objective = Objective(
+        model,
+        boundary=cut,
+        mtp_only=case.mtp_only,
+        recompute=case.recompute,
+        distill=case.distill,
+    )
     batches = [
         micro_batch(rows[i : i + case.micro_rows]) for i in range(0, len(rows), case.micro_rows)
     ]

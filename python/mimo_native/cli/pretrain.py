@@ -75,7 +75,7 @@ def _build(args: argparse.Namespace) -> RunResult:
     if args.config == "nano":
         heads = {} if args.tokens is None else {"head_tokens": args.tokens // 5}
         return nano.build(args.output, progress=not args.json, **given, **heads)
-    joint = {} if args.tokens is None else {"joint_tokens": args.tokens * 3 // 2}
+    joint = {} if args.tokens is None else {"joint_tokens": args.tokens * 2}
     return smollm2.build(args.output, progress=None if args.json else _say, **given, **joint)
 
 

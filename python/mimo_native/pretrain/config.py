@@ -54,6 +54,9 @@ class PretrainConfig:
     cache_hidden     with mtp_only: store the trunk's hidden states beside the tokens, once, and
                      train from these
     cut_vocabulary   with mtp_only: train the heads to choose among the tokens that the corpora hold
+    vocabulary       with cut_vocabulary and distill: only so many of these, the most frequent ones
+    distill          teach the MTP heads so many of the main head's likeliest tokens, with their
+                     probabilities, instead of the text's next token; 0: the text
     dtype            "bfloat16" keeps float32 masters; router and sinks are float32 in any case
     micro_rows       rows per backward pass; it changes no loss, only memory and the last bits
     recompute        keep the layers' inputs only and run them again in the backward pass
@@ -75,6 +78,8 @@ class PretrainConfig:
     mtp_only: bool = False
     cache_hidden: bool = False
     cut_vocabulary: bool = False
+    vocabulary: int | None = None
+    distill: int = 0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     dtype: Literal["float32", "bfloat16"] = "float32"
     micro_rows: int = 1
@@ -108,6 +113,19 @@ class PretrainConfig:
                     expected="mtp_only beside it: a trained trunk's states and head change",
                     got="a trunk that is trained",
                 )
+        if self.distill < 0:
+            raise ShapeError("PretrainConfig", "distill", expected=">= 0", got=str(self.distill))
+        if self.vocabulary is not None and not (
+            self.cut_vocabulary and 0 < self.distill <= self.vocabulary
+        ):
+            raise ShapeError(
+                "PretrainConfig",
+                "vocabulary",
+                expected="cut_vocabulary and distill beside it, and no fewer tokens than distill: "
+                "the text's own tokens may lie outside",
+                got=f"vocabulary {self.vocabulary}, cut_vocabulary {self.cut_vocabulary}, "
+                f"distill {self.distill}",
+            )
         for name in ("micro_rows", "expert_parallel", "loads_every"):
             if getattr(self, name) < 1:
                 raise ShapeError(
@@ -164,7 +182,7 @@ class PretrainConfig:
         for name in (*_FREE, "data"):
             del content[name]
         # Later fields, left out at their defaults: checkpoints from before they existed resume.
-        for name in ("mtp_window", "cache_hidden", "cut_vocabulary"):
+        for name in ("mtp_window", "cache_hidden", "cut_vocabulary", "vocabulary", "distill"):
             if not content[name]:
                 del content[name]
         return content | {"corpora": sorted(self.data)}

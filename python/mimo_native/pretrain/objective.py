@@ -7,6 +7,9 @@ Head k, 0-based, at position i of a document takes the main model's hidden state
 final norm and the embedding of token i + 1 + k, at RoPE position i, and predicts token i + 2 + k.
 Only positions with such a token in their own document enter block k at all: the last k + 2 of a
 document are absent, so nothing can leak across and nothing is computed in vain.
+
+Distilled heads learn from the main head: in place of that token the target is the main model's own
+distribution for its place, cut to the likeliest tokens, renormalised and never trained itself.
 """
 
 from typing import NamedTuple
@@ -24,6 +27,7 @@ from .heads import Boundary
 __all__ = ["Losses", "Objective", "Totals", "Weights"]
 
 _NO_TARGET = -100
+_LESSON_LOGITS = 1 << 24  # held at once while the likeliest tokens are picked
 
 
 class Totals(NamedTuple):
@@ -71,6 +75,13 @@ class Losses(NamedTuple):
     counts: Tensor
 
 
+class _Lesson(NamedTuple):
+    """The main head's likeliest tokens at every position, and their shares: [N, k] each."""
+
+    ids: Tensor
+    shares: Tensor
+
+
 class Objective(nn.Module):
     """A model and its loss in one module, which is what gets sharded and called.
 
@@ -78,6 +89,7 @@ class Objective(nn.Module):
     brings the trunk's states along, the trunk does not run at all and ``main`` is 0.
     vocabulary int64 [V']: with mtp_only, the heads' losses are over these tokens alone, ascending;
     every target must be among them.
+    distill: the heads learn the main head's so many likeliest tokens; 0: the text.
     """
 
     def __init__(
@@ -88,12 +100,13 @@ class Objective(nn.Module):
         mtp_only: bool = False,
         recompute: bool = False,
         vocabulary: Tensor | None = None,
+        distill: int = 0,
     ) -> None:
         super().__init__()
         self.model = model
         self.boundary = boundary or Boundary()
         self.mtp_only, self.recompute = mtp_only, recompute
-        self.vocabulary, self._cut_head = vocabulary, None
+        self.vocabulary, self.distill, self._cut_head = vocabulary, distill, None
         if vocabulary is not None:
             self._cut_head = model.head.weight.detach()[vocabulary]
 
@@ -107,7 +120,9 @@ class Objective(nn.Module):
                 hidden, routing = trunk(model, batch.ids, view, recompute=self.recompute)
                 main = self._main(hidden, batch)
                 aux = sequence_balance_loss(routing, batch.rows)
-        mtp = [self.mtp_loss(k, hidden, batch) for k in range(len(model.model.mtp.layers))]
+        heads = len(model.model.mtp.layers)
+        lesson = self._lesson(hidden) if self.distill and heads else None
+        mtp = [self.mtp_loss(k, hidden, batch, lesson) for k in range(heads)]
         loss = main.new_zeros(())
         if not self.mtp_only:
             loss = main / totals.main + (weights.aux / totals.rows) * aux
@@ -118,10 +133,10 @@ class Objective(nn.Module):
             )
         real = int(batch.real)
         counts = expert_counts(routing) * real
-        heads = torch.stack(mtp) if mtp else main.new_zeros(0)
+        each = torch.stack(mtp) if mtp else main.new_zeros(0)
         # A stand-in's loss is 0, yet reaches every parameter: its backward has all collectives.
         return Losses(
-            loss * real, main.detach() * real, heads.detach() * real, aux.detach() * real, counts
+            loss * real, main.detach() * real, each.detach() * real, aux.detach() * real, counts
         )
 
     def _main(self, hidden: Tensor, batch: MicroBatch) -> Tensor:
@@ -129,7 +144,24 @@ class Objective(nn.Module):
         normed = self.model.model.norm(hidden[rows])
         return ops.linear_cross_entropy(normed, self.model.head.weight, targets, reduction="sum")
 
-    def mtp_loss(self, k: int, hidden: Tensor, batch: MicroBatch) -> Tensor:
+    @torch.no_grad()
+    def _lesson(self, hidden: Tensor) -> "_Lesson":
+        """What the main head expects after every position."""
+        weight = self.model.head.weight if self._cut_head is None else self._cut_head
+        normed = self.model.model.norm(hidden)
+        wide = torch.promote_types(normed.dtype, torch.float32)
+        tops = [
+            ops.linear(part, weight, out_dtype=wide).topk(self.distill, dim=-1)
+            for part in normed.split(max(1, _LESSON_LOGITS // weight.shape[0]))
+        ]
+        return _Lesson(
+            torch.cat([top.indices for top in tops]),
+            torch.cat([top.values.softmax(-1) for top in tops]),
+        )
+
+    def mtp_loss(
+        self, k: int, hidden: Tensor, batch: MicroBatch, lesson: "_Lesson | None" = None
+    ) -> Tensor:
         """Summed cross-entropy of head k over the positions of ``batch`` that have a target."""
         model, cut = self.model, self.boundary
         rows, targets = _pairs(batch, k + 2)
@@ -157,6 +189,12 @@ class Objective(nn.Module):
             u = block(embedded, h, packed(cu_seqlens))[0]
         if self.vocabulary is not None:
             weight = self._cut_head
+        if lesson is not None:
+            # Position i + 1 + k is where the main head is asked for token i + 2 + k.
+            logprobs = ops.linear_logprob(u, weight, lesson.ids[next_rows])
+            shares = lesson.shares[next_rows].to(logprobs.dtype)
+            return -(shares * logprobs)[targets != _NO_TARGET].sum()
+        if self.vocabulary is not None:
             found = torch.searchsorted(self.vocabulary, targets)
             targets = torch.where(targets == _NO_TARGET, targets, found)
         return ops.linear_cross_entropy(u, weight, targets, reduction="sum")

@@ -60,7 +60,8 @@ class RunState(TrainState):
             boundary=config.boundary,
             mtp_only=config.mtp_only,
             recompute=config.recompute,
-            vocabulary=_vocabulary(files) if config.cut_vocabulary else None,
+            vocabulary=_vocabulary(files, config.vocabulary) if config.cut_vocabulary else None,
+            distill=config.distill,
         )
         super().__init__(model, objective, config.optimizer, ranks)
         self.tokens = 0
@@ -118,7 +119,13 @@ def _check_corpora(
         )
 
 
-def _vocabulary(files: Mapping[str, TokenFile]) -> Tensor:
-    """The tokens that occur, ascending."""
-    found = np.concatenate([np.unique(file.tokens) for file in files.values()])
-    return torch.from_numpy(np.unique(found).astype(np.int64))
+def _vocabulary(files: Mapping[str, TokenFile], most: int | None) -> Tensor:
+    """The tokens that occur, ascending: all, or the ``most`` frequent ones, lower ids first."""
+    counts = np.zeros(1 + max(int(f.tokens.max()) for f in files.values()), np.int64)
+    for file in files.values():
+        mine = np.bincount(file.tokens)
+        counts[: len(mine)] += mine
+    found = np.flatnonzero(counts)
+    if most is not None:
+        found = np.sort(found[np.argsort(-counts[found], kind="stable")[:most]])
+    return torch.from_numpy(found)

@@ -1,9 +1,10 @@
 """The text that MTP heads for SmolLM2 are trained on: mostly what SmolLM2 itself writes.
 
-Heads must guess their own trunk's next words, so half of the text is conversations in which the
-trunk plays both sides: given the opening of a user's turn it makes up a question, then it answers,
-every other time greedily. The rest is cut from the documentation and sources of the running
-Python's standard library (PSF licence) and from generated records, logs and tables.
+Heads must guess their own trunk's next words, so most of the text is its own: answers to written
+requests for code and lists, half of them greedy, and conversations in which it plays
+both sides: given the opening of a user's turn it makes up a question, then it answers, every other
+time greedily. The rest is cut from the documentation and sources of the running Python's standard
+library (PSF licence) and from generated records, logs and tables.
 """
 
 import random
@@ -15,11 +16,14 @@ from ...nn import MiMoForCausalLM
 from ...text import Tokenizer
 from ...training.data import TokenWriter
 from ..nano.corpora import DOMAINS as TEXTS
+from .prompts import KINDS, requests
 
 __all__ = ["DOMAINS", "write_tokens"]
 
 # Tokens of each domain, held-out ones included.
 DOMAINS = {
+    "scripts": 200_000,
+    "lists": 50_000,
     "chat": 150_000,
     "code": 60_000,
     "prose": 45_000,
@@ -30,6 +34,7 @@ DOMAINS = {
 _BATCH = 64
 _PIECE = 512  # tokens of a document at most; a longer one gives one piece, at a drawn place
 _QUESTION, _ANSWER = 64, 160
+_LONG_ANSWER, _TEMPERATURES = 320, (0.0, 0.0, 0.7, 1.0)
 _HELDOUT = 12  # one document in so many
 
 
@@ -52,11 +57,14 @@ def write_tokens(
         folders[name] = folder = Path(output) / name
         if (folder / "train" / "meta.json").is_file():
             continue
-        if name == "chat":
-            documents = _chats(model, tokenizer, seed)
+        wanted, vocab = round(tokens * scale), model.config.vocab_size
+        if name in KINDS:
+            pair = (_answers(model, tokenizer, name, seed, heldout) for heldout in (False, True))
+            _write_pair(folder, *pair, wanted, tokenizer, vocab)
         else:
-            documents = _pieces(name, tokenizer, seed)
-        _write(folder, documents, round(tokens * scale), tokenizer, model.config.vocab_size)
+            talk = name == "chat"
+            documents = _chats(model, tokenizer, seed) if talk else _pieces(name, tokenizer, seed)
+            _write(folder, documents, wanted, tokenizer, vocab)
         progress(f"{name}: written")
     return folders
 
@@ -76,6 +84,42 @@ def _write(
             written += len(ids)
             if written >= tokens:
                 break
+
+
+def _write_pair(
+    folder: Path,
+    train: Iterator[list[int]],
+    held: Iterator[list[int]],
+    tokens: int,
+    tokenizer: Tokenizer,
+    vocab: int,
+) -> None:
+    """The same from documents that are apart already."""
+    for part, documents, share in (("heldout", held, 1), ("train", train, _HELDOUT - 1)):
+        with TokenWriter(folder / part, vocab_size=vocab) as writer:
+            written = 0
+            while written < tokens * share // _HELDOUT:
+                ids = next(documents)
+                writer.add(ids, text_bytes=len(tokenizer.decode(ids).encode()))
+                written += len(ids)
+
+
+def _answers(
+    model: MiMoForCausalLM, tokenizer: Tokenizer, kind: str, seed: int, heldout: bool
+) -> Iterator[list[int]]:
+    """Answered requests of one kind, from the system's message to the end of the answer."""
+    asked, end = requests(kind, seed=seed, heldout=heldout), list(model.config.eos_token_ids[:1])
+    first = ((seed << 1) + heldout) << 32
+    for n in range(first, first + (1 << 30), _BATCH):
+        messages = [[{"role": "user", "content": next(asked)}] for _ in range(_BATCH)]
+        prompts = [tokenizer.apply_chat(message) for message in messages]
+        sampling = [
+            Sampling(temperature=_TEMPERATURES[i % 4], max_tokens=_LONG_ANSWER, seed=n + i)
+            for i in range(_BATCH)
+        ]
+        answers = generate(model, prompts, sampling=sampling, max_batch=_BATCH)
+        for prompt, answer in zip(prompts, answers, strict=True):
+            yield prompt + _without(answer.token_ids, end) + end
 
 
 def _chats(model: MiMoForCausalLM, tokenizer: Tokenizer, seed: int) -> Iterator[list[int]]:
