@@ -76,7 +76,7 @@ struct Scores {
 };
 
 // Sets the keys of all but the best groups to -inf. `keys` [experts] is the warp's shared memory.
-// The loops that are not unrolled divide or reduce in every round; unrolled they would only be long.
+// Loops with a division or a reduction in every round are not unrolled.
 template <int kGroupsPerLane>
 __device__ void close_groups(const RouteProblem& p, float* keys, int lane) {
   const int groups = static_cast<int>(p.groups), size = static_cast<int>(p.experts) / groups;
@@ -103,8 +103,7 @@ __device__ void close_groups(const RouteProblem& p, float* keys, int lane) {
     const int group = sums.take();
     if (group % 32 == lane) open |= 1u << group / 32;
   }
-  __syncwarp();  // everybody has read the keys
-#pragma unroll 1
+#pragma unroll 1  // a lane closes groups whose keys it has read itself
   for (int i = 0; i < kGroupsPerLane; ++i) {
     const int group = i * 32 + lane;
     if (group >= groups || open >> i & 1) continue;
@@ -149,15 +148,17 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
     float key = scores.of[i];
     if (p.bias && e < experts) key += p.bias[e];
     number &= key == key;  // beyond the last expert it is 0
-    keys.set(i, e < experts ? ordered(key) : 0);
-    if (kGroups && e < experts) in_shared[e] = key;
+    if constexpr (!kGroups)
+      keys.set(i, e < experts ? ordered(key) : 0);
+    else if (e < experts)
+      in_shared[e] = key;
   }
   if constexpr (kGroups) {
     close_groups<kPerLane / 2>(p, in_shared, lane);  // a group has two experts or more
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
       const int e = i * 32 + lane;
-      if (e < experts) keys.set(i, ordered(in_shared[e]));
+      keys.set(i, e < experts ? ordered(in_shared[e]) : 0);
     }
   }
 
@@ -169,7 +170,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
   float score = 0, sum = 0;
   for (int slot = 0; slot < slots; ++slot) {
     const int64_t id = !kGroups && p.replay ? replay_id(problem, token, slot) : keys.take();
-    const bool known = id >= 0 && id < experts;
+    const bool known = kGroups || (id >= 0 && id < experts);
     const float s = known ? scores.of_logit(logits[id], softmax) + poison : NAN;
     sum += s;
     if (slot % 32 != lane) continue;

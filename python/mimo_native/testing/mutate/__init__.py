@@ -12,8 +12,11 @@ from . import (  # register their subjects, and what is argued
     attention_cases,
     compiler,
     experts_cases,
+    gemm_argued,
     gemm_cases,
+    routing_argued,
     routing_cases,
+    small_argued,
     small_cases,
 )
 from .arguments import ARGUMENTS, Argument, argue
@@ -37,11 +40,14 @@ __all__ = [
     "attention_cases",
     "compiler",
     "experts_cases",
+    "gemm_argued",
     "gemm_cases",
     "mutations",
     "register",
+    "routing_argued",
     "routing_cases",
     "run",
+    "small_argued",
     "small_cases",
     "stale",
 ]

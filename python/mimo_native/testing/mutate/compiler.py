@@ -28,9 +28,9 @@ def _wide_division(ptx: Ptx, mutation: Mutation) -> bool:
 
 argue(
     "32-bit or 64-bit division",
-    "The compiler divides numbers of 64 bits by the 32-bit instruction when the high halves of both"
-    " are 0, and branches on that. Both paths compute the same quotient for operands below 2^32,"
-    " and no tensor that fits here leads to larger ones.",
+    "The compiler divides numbers of 64 bits by the 32-bit instruction when the high halves of"
+    " both are 0, and branches on that. Both paths compute the same quotient for operands below"
+    " 2^32; larger ones would need a row or a count of that size, more than any case can hold.",
     kinds=("predicate negated", "predicate removed"),
     structure=_wide_division,
 )
@@ -49,8 +49,8 @@ def _one_barrier_for_all(ptx: Ptx, mutation: Mutation) -> bool:
 argue(
     "another number for a barrier of the whole block",
     "Every barrier of the kernel is number 0 and waits for all threads of the block. With another"
-    " number at one place the threads that come to this place still meet there and nowhere else; it"
-    " makes a difference only to threads that wait at two places at once, and they would hang.",
+    " number at one place the threads that come to this place still meet there and nowhere else;"
+    " it makes a difference only to threads that wait at two places at once, and they would hang.",
     kinds=("another barrier",),
     structure=_one_barrier_for_all,
 )

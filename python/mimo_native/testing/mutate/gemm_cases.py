@@ -51,13 +51,19 @@ def _linear(
 
 
 def _grouped(
-    sizes: Sequence[int], rows: int, n: int, k: int, dtype: torch.dtype, aligned: bool = True
+    sizes: Sequence[int],
+    rows: int,
+    n: int,
+    k: int,
+    dtype: torch.dtype,
+    aligned: bool = True,
+    weight: torch.dtype | None = None,
 ) -> Case:
     """Rows beyond the sizes are to be zero."""
 
     def case(_: SimulatedGpu) -> None:
         x = numbers(rows, k, dtype=dtype, aligned=aligned)
-        w = numbers(len(sizes), n, k, dtype=dtype, aligned=aligned)
+        w = numbers(len(sizes), n, k, dtype=weight or dtype, aligned=aligned)
         integer = torch.int32 if rows % 2 else torch.int64
         y = ops.grouped_gemm(x, w, torch.tensor(sizes, dtype=integer))
         want, row = torch.zeros(rows, n, dtype=torch.float64), 0
@@ -113,6 +119,8 @@ PRODUCTS: tuple[Case, ...] = (
       for aligned in (True, False)
       for sizes in ((100, 0, 70, 129), (5, 0, 290), (200, 0, 100, 7), (100, 199))),
     _grouped((40, 0, 30), 80, 40, 72, _BF16),
+    *(_grouped((100, 0, 70, 129), 310, 40, 72, _BF16, aligned, _F32) for aligned in (True, False)),
+    _grouped((17, 0, 16, -3, 1, 4), 41, 24, 16, _BF16, True, _F32),
     *(_grouped((17, 0, 16, -3, 1, 4), 41, 24, 16, dtype) for dtype in (_BF16, _F32)),
     _grouped((2**31 - 1,) * 3, 11, 24, 16, _BF16),
     _grouped((1,) * 40 + (0,) * 983, 300, 8, 8, _BF16),
