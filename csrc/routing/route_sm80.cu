@@ -138,6 +138,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
   const int experts = static_cast<int>(p.experts), slots = static_cast<int>(p.top_k);
   const float* logits = p.logits + token * p.logits_stride;
   const Scores<kPerLane> scores(p, logits, lane);
+  const float total = problem.scales ? scores.sum() : 0.f;  // now: the scores are not kept
 
   WarpKeys<kPerLane> keys;
   float* in_shared = shared_keys + warp * experts;
@@ -185,9 +186,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
     const float s = slot + 32 < slots ? weights[slot] : score;
     weights[slot] = s / divisor * p.rule.scaling;
   }
-  if (!problem.scales) return;
-  const float total = scores.sum();
-  if (lane == 0)
+  if (problem.scales && lane == 0)
     problem.scales[token] = make_float2(scores.largest, 1.f / (total + 1e-20f) / scores.divisor);
 }
 

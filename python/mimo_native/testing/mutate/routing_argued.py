@@ -80,6 +80,6 @@ argue(
     "The largest logit, the divisor and the sum are results of exchanges, the same in every lane,"
     " bit for bit: lane 0 may store them or the other 31 may.",
     files="route_sm80.cu",
-    line=r"if \(lane == 0\)",
+    line=r"if \(problem\.scales && lane == 0\)",
     kinds=("predicate negated",),
 )
