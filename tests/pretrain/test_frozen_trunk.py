@@ -202,49 +202,48 @@ class TestTraining:
         assert torch.equal(*losses)
         assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
-    def test_cut_vocabulary_is_a_softmax_over_it(self, corpus: Path) -> None:
-        model = random_model(LLAMA)
-        attach_mtp(model, window_keys=17)
-        ids = TokenFile(corpus / "train").document(7)
-        words = torch.from_numpy(np.unique(ids))
-        [batch] = micro_batches([_row(ids)], micro_rows=1, vocab_size=VOCAB)
-        totals = Totals(1, (1,), 1)
-        with mn.backends.use("reference"):
-            got = Objective(model, mtp_only=True, vocabulary=words)(
-                batch, totals, Weights(1.0, 0.0)
-            ).mtp[0]
-            hidden = trunk(model, batch.ids, packed(batch.cu_seqlens)).hidden
-            u = model.mtp(0, batch.ids[None, 1:-1], hidden[None, :-2]).hidden[0]
-        logits = (u @ model.head.weight.T)[:, words]
-        targets = torch.searchsorted(words, batch.ids[2:])
-        want = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
-        torch.testing.assert_close(got, want)
-
-    def test_distilled_over_the_most_frequent_tokens(self, corpus: Path, trunk_path: Path) -> None:
-        """The target is the trunk's distribution for that place, over these tokens alone."""
-        one = config(corpus, trunk_path, "x", vocabulary=40, distill=3, mtp_heads=1)
+    @pytest.mark.parametrize("distill", [0, 3])
+    def test_cut_vocabulary_is_a_softmax_over_it(
+        self, corpus: Path, trunk_path: Path, distill: int
+    ) -> None:
+        """Of the text's tokens, or of the trunk's distribution for that place over the most
+        frequent tokens: loss and gradients are those of the dense formula."""
         file = TokenFile(corpus / "train")
-        words = RunState(one, Ranks(), {"c": file}).objective.vocabulary
-        counts = np.bincount(file.tokens, minlength=VOCAB)
-        assert len(words) == 40
-        assert bool((words.diff() > 0).all())
-        assert counts[words].min() >= np.delete(counts, words).max()
+        ids = file.document(7)
+        words = torch.from_numpy(np.unique(ids))
+        if distill:
+            one = config(corpus, trunk_path, "x", vocabulary=40, distill=3, mtp_heads=1)
+            words = RunState(one, Ranks(), {"c": file}).objective.vocabulary
+            counts = np.bincount(file.tokens, minlength=VOCAB)
+            assert len(words) == 40
+            assert bool((words.diff() > 0).all())
+            assert counts[words].min() >= np.delete(counts, words).max()
 
         model = random_model(LLAMA)
         attach_mtp(model, window_keys=17)
-        ids = file.document(7)
+        model.requires_grad_(False).model.mtp.requires_grad_(True)
         [batch] = micro_batches([_row(ids)], micro_rows=1, vocab_size=VOCAB)
+        objective = Objective(model, mtp_only=True, vocabulary=words, distill=distill)
         with mn.backends.use("reference"):
-            got = Objective(model, mtp_only=True, vocabulary=words, distill=3)(
-                batch, Totals(1, (1,), 1), Weights(1.0, 0.0)
-            ).mtp[0]
+            got = objective(batch, Totals(1, (1,), 1), Weights(1.0, 0.0))
+            got.loss.backward()
+            grads = [p.grad.clone() for p in model.model.mtp.parameters()]
+            model.zero_grad()
             hidden = trunk(model, batch.ids, packed(batch.cu_seqlens)).hidden
             u = model.mtp(0, batch.ids[None, 1:-1], hidden[None, :-2]).hidden[0]
             normed = model.model.norm(hidden[1:-1])
         weight = model.head.weight[words]
-        top = (normed @ weight.T).topk(3, dim=-1)
-        logp = (u @ weight.T).log_softmax(-1).gather(1, top.indices)
-        torch.testing.assert_close(got, -(top.values.softmax(-1) * logp).sum())
+        logp = (u @ weight.T).log_softmax(-1)
+        if distill:
+            top = (normed @ weight.T).topk(3, dim=-1)
+            want = -(top.values.softmax(-1) * logp.gather(1, top.indices)).sum()
+        else:
+            targets = torch.searchsorted(words, batch.ids[2:])
+            want = -logp.gather(1, targets[:, None]).sum()
+        want.backward()
+        torch.testing.assert_close(got.mtp[0], want.detach())
+        for mine, parameter in zip(grads, model.model.mtp.parameters(), strict=True):
+            torch.testing.assert_close(mine, parameter.grad, rtol=1e-9, atol=1e-9)
 
     @pytest.mark.parametrize(
         "wrong",

@@ -1,5 +1,6 @@
 """Mistakes that others shipped in multi-token prediction and balancing; each must fail loudly."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -7,7 +8,8 @@ import mimo_native as mn
 from mimo_native.nn import Routing
 from mimo_native.pretrain import Boundary, Losses, Objective, Totals, Weights, expand_mtp
 from mimo_native.training.balance import routers, sequence_balance_loss, update_bias
-from mimo_native.training.batch import MicroBatch
+from mimo_native.training.batch import MicroBatch, micro_batches
+from mimo_native.training.data import Row
 from mimo_native.training.forward import packed, trunk
 
 from .models import Documents, micro_batch, random_model, random_rows, tiny
@@ -100,6 +102,29 @@ def test_micro_batches_of_unequal_targets_weigh_by_targets(model: mn.MiMoForCaus
     whole = run(model, rows)[0].loss
     parts = run(model, rows, batches=[micro_batch(rows[:1]), micro_batch(rows[1:])])
     torch.testing.assert_close(whole, sum(part.loss for part in parts))
+
+
+def test_a_rank_without_rows_counts_for_nothing(model: mn.MiMoForCausalLM) -> None:
+    """It runs a stand-in, so that collectives match: no target, no loss, no load, no gradient."""
+    ids = np.arange(16, dtype=np.int64)
+    batches = [
+        micro_batches([Row(ids, (9, 7), "c")], micro_rows=1, vocab_size=256, rank=r, world=2)
+        for r in range(2)
+    ]
+    assert [len(mine) for mine in batches] == [1, 1]
+    assert int(Totals.count(batches[0], HEADS).sum()) > 0
+    assert not Totals.count(batches[1], HEADS).any()
+    losses = run(model, [], batches=batches[1])[0]
+    assert not any(bool(part.any()) for part in losses)
+    reached = [p.grad for p in model.parameters() if p.grad is not None]
+    assert len(reached) == len(list(model.parameters()))
+    assert not any(bool(grad.any()) for grad in reached)
+
+
+def test_what_gets_logged_holds_no_graph(model: mn.MiMoForCausalLM) -> None:
+    """A sum of losses kept over the steps would keep every step's activations."""
+    losses = run(model, random_rows([[12]]))[0]
+    assert [part.requires_grad for part in losses] == [True, False, False, False, False]
 
 
 def trained_by_mtp_alone(model: mn.MiMoForCausalLM, boundary: Boundary) -> set[str]:
