@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
 from mimo_native.pretrain import PretrainConfig, run
-from mimo_native.training import Checkpoints, read_metrics
+from mimo_native.training import Checkpoints, OptimizerConfig, read_metrics
 
 from .test_run import config, final, saved
 
@@ -25,10 +26,17 @@ def run_on_two(cut: PretrainConfig, path: Path) -> None:
     assert done.returncode == 0, done.stderr.decode()
 
 
-@pytest.mark.parametrize("experts", [1, 2], ids=["fsdp", "fsdp-ep"])
-def test_two_processes_equal_one(tmp_path: Path, experts: int) -> None:
-    one = config(tmp_path, "one", steps=3, loads_every=1)
-    two = config(tmp_path, "two", steps=3, loads_every=1, expert_parallel=experts)
+@pytest.mark.parametrize(
+    ("experts", "kind"),
+    [(1, "adamw"), (2, "adamw"), (2, "muon")],
+    ids=["fsdp", "fsdp-ep", "fsdp-ep-muon"],
+)
+def test_two_processes_equal_one(
+    tmp_path: Path, experts: int, kind: Literal["adamw", "muon"]
+) -> None:
+    common = {"steps": 3, "loads_every": 1, "optimizer": OptimizerConfig(kind=kind)}
+    one = config(tmp_path, "one", **common)
+    two = config(tmp_path, "two", expert_parallel=experts, **common)
     run(one)
     run_on_two(two, tmp_path / "two.json")
     for a, b in zip(
@@ -49,7 +57,7 @@ def test_two_processes_equal_one(tmp_path: Path, experts: int) -> None:
     # The checkpoint of two ranks opens on one, every expert in its place.
     before = saved(two.output)
     exported = final(two.output)
-    assert run(config(tmp_path, "two", steps=3)).step == 3
+    assert run(config(tmp_path, "two", **common)).step == 3
     assert all(torch.equal(exported[name], tensor) for name, tensor in final(two.output).items())
     assert saved(two.output) == before
     assert Checkpoints(Path(two.output) / "checkpoints").latest().name == "step-00000003"

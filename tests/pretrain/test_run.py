@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -16,7 +17,15 @@ from torch.distributed.checkpoint import filesystem
 
 import mimo_native as mn
 from mimo_native.pretrain import Losses, Objective, PretrainConfig, SaveConfig, run
-from mimo_native.training import Checkpoints, Piece, Schedule, Stage, TokenWriter, read_metrics
+from mimo_native.training import (
+    Checkpoints,
+    OptimizerConfig,
+    Piece,
+    Schedule,
+    Stage,
+    TokenWriter,
+    read_metrics,
+)
 
 from .models import tiny
 
@@ -87,11 +96,19 @@ def test_config_survives_json(tmp_path: Path) -> None:
     assert PretrainConfig.from_dict(json.loads(json.dumps(one.to_dict()))) == one
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_resume_is_bitwise(tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = config(tmp_path, "whole", dtype=dtype)
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [("float32", "adamw"), ("bfloat16", "adamw"), ("bfloat16", "muon")]
+)
+def test_resume_is_bitwise(
+    tmp_path: Path,
+    dtype: Literal["float32", "bfloat16"],
+    kind: Literal["adamw", "muon"],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    common = {"dtype": dtype, "optimizer": OptimizerConfig(kind=kind)}
+    whole = config(tmp_path, "whole", **common)
     assert run(whole).status == "finished"
-    cut = config(tmp_path, "cut", dtype=dtype)
+    cut = config(tmp_path, "cut", **common)
     forward, calls = Objective.forward, []
 
     def crash(self: Objective, *args: object) -> Losses:

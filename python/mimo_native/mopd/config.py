@@ -195,7 +195,7 @@ class PostConfig:
 
     def recipe(self) -> dict[str, Any]:
         """The part that fixes the result: a run may only be resumed where this is the same."""
-        content = self.to_dict()
+        content = self.to_dict() | {"optimizer": self.optimizer.recipe()}
         return {name: content[name] for name in content if name not in _FREE}
 
 

@@ -185,7 +185,7 @@ class PretrainConfig:
         for name in ("mtp_window", "cache_hidden", "cut_vocabulary", "vocabulary", "distill"):
             if not content[name]:
                 del content[name]
-        return content | {"corpora": sorted(self.data)}
+        return content | {"optimizer": self.optimizer.recipe(), "corpora": sorted(self.data)}
 
 
 # Fields that may differ between a run and its continuation.

@@ -1,25 +1,33 @@
 """AdamW as in the report, with float32 master weights, clipping and the num-zeros count.
 
-beta 0.9 and 0.95, weight decay 0.1 on matrices only, gradients clipped at a global norm of 1.
+beta 0.9 and 0.95, weight decay 0.1 on matrices only, gradients clipped at a global norm of 1. Muon
+may take the matrices inside the layers instead.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..errors import ShapeError
+from .muon import muon_step
 
 __all__ = ["Optimizer", "OptimizerConfig", "StepStats"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW and clipping; the learning rate belongs to the schedule."""
+    """AdamW and clipping; the learning rate belongs to the schedule.
 
+    kind       "muon" takes the matrices inside the layers from AdamW, see ``training.muon``
+    momentum   of Muon
+    """
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    momentum: float = 0.95
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.1
@@ -27,6 +35,13 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
+        if self.kind not in ("adamw", "muon") or not 0 <= self.momentum < 1:
+            raise ShapeError(
+                "OptimizerConfig",
+                "kind, momentum",
+                expected="adamw or muon, a momentum in [0, 1)",
+                got=f"{self.kind}, {self.momentum}",
+            )
         if not (all(0 <= b < 1 for b in self.betas) and self.eps > 0 and self.weight_decay >= 0):
             raise ShapeError(
                 "OptimizerConfig",
@@ -34,6 +49,13 @@ class OptimizerConfig:
                 expected="betas in [0, 1), eps > 0, weight_decay >= 0",
                 got=f"{self.betas}, {self.eps}, {self.weight_decay}",
             )
+
+    def recipe(self) -> dict[str, Any]:
+        """Plain values; without Muon those of checkpoints from before it, so that they resume."""
+        content = asdict(self) | {"betas": list(self.betas)}
+        if self.kind == "adamw":
+            del content["kind"], content["momentum"]
+        return content
 
 
 class StepStats(NamedTuple):
@@ -53,26 +75,42 @@ class Optimizer:
     A parameter narrower than float32 has a float32 master here, which the update changes and the
     parameter follows; gradients of several micro-batches add up in the master's dtype. Sharded
     parameters (DTensor) are updated shard by shard.
+
+    matrices: the rows of the matrices in each parameter that Muon may take, by name.
     """
 
-    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> None:
-        self.config = config
+    def __init__(
+        self,
+        named: Iterable[tuple[str, nn.Parameter]],
+        config: OptimizerConfig,
+        *,
+        matrices: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        self.config, self._matrices = config, dict(matrices or {})
         self.params = {name: p for name, p in named if p.requires_grad}
         if not self.params:
             raise ShapeError(
                 "Optimizer", "parameters", expected="at least one that is trained", got="none"
             )
         self.masters = {name: _master(p) for name, p in self.params.items()}
+        self._momenta = {
+            name: torch.zeros_like(master)
+            for name, master in self.masters.items()
+            if config.kind == "muon" and name in self._matrices
+        }
         self._adamw = torch.optim.AdamW(
             self._groups(), lr=0.0, betas=config.betas, eps=config.eps, foreach=True
         )
         self._fill_state()
 
+    def _adams(self) -> dict[str, Tensor]:
+        return {name: m for name, m in self.masters.items() if name not in self._momenta}
+
     def _groups(self) -> list[dict[str, object]]:
         # Norm weights and sinks are no matrices: decay would only pull them off their scale.
         # One group per mesh, because a fused update cannot mix differently sharded tensors.
         groups: dict[tuple[bool, object], list[Tensor]] = {}
-        for master in self.masters.values():
+        for master in self._adams().values():
             mesh = getattr(master, "device_mesh", None)
             groups.setdefault((master.ndim > 1, mesh), []).append(master)
         decay = self.config.weight_decay
@@ -83,7 +121,7 @@ class Optimizer:
 
     def _fill_state(self) -> None:
         """Zero moments from the start, so that a checkpoint always has the same entries."""
-        for master in self.masters.values():
+        for master in self._adams().values():
             state = self._adamw.state[master]
             state["step"] = torch.zeros(())
             state["exp_avg"] = torch.zeros_like(master)
@@ -133,6 +171,14 @@ class Optimizer:
                 master.grad = torch.zeros_like(master)
         for group in self._adamw.param_groups:
             group["lr"] = lr
+        muon_step(
+            self.masters,
+            self._momenta,
+            self._matrices,
+            lr=lr,
+            momentum=self.config.momentum,
+            weight_decay=self.config.weight_decay,
+        )
         self._adamw.step()
         self.publish()
         self.zero_grad()
@@ -147,8 +193,8 @@ class Optimizer:
 
     def tensors(self) -> dict[str, Tensor]:
         """The state by name, live: what a checkpoint saves and loads in place."""
-        state: dict[str, Tensor] = {}
-        for name, master in self.masters.items():
+        state = {f"momentum.{name}": buffer for name, buffer in self._momenta.items()}
+        for name, master in self._adams().items():
             for key, value in self._adamw.state[master].items():
                 state[f"{key}.{name}"] = value
         return state

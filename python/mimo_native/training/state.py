@@ -12,6 +12,7 @@ from ..errors import CheckpointError
 from ..nn import MiMoForCausalLM
 from .checkpoint import Checkpoints
 from .distributed import Ranks, full_model, shard
+from .muon import hidden_matrices
 from .optimizer import Optimizer, OptimizerConfig
 
 __all__ = ["TrainState", "copy_tokenizer", "require_same"]
@@ -31,7 +32,9 @@ class TrainState:
     ) -> None:
         self.model, self.objective, self.ranks = model, objective, ranks
         shard(objective, model, ranks)
-        self.optimizer = Optimizer(model.named_parameters(), optimizer)
+        self.optimizer = Optimizer(
+            model.named_parameters(), optimizer, matrices=hidden_matrices(model)
+        )
         self.step = 0
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
