@@ -68,11 +68,21 @@ def test_a_mutant_differs_in_one_line() -> None:
     assert changed == [3]
 
 
+def test_functions_belong_to_the_kernels_of_their_module() -> None:
+    declared = ".func (.param .b64 r) g\n(\n.param .b64 p\n)\n;\n"
+    defined = ".func (.param .b64 r) g(\n.param .b64 p\n)\n" + PTX
+    ptx = Ptx(declared + ".entry f(\n)\n" + PTX + defined)
+    assert [(kernel.name, kernel.entries) for kernel in ptx.kernels] == [("f", {"f"}), ("g", {"f"})]
+    assert all(ptx.kernel_of(mutation.line) for mutation in mutations(ptx.text))
+
+
 def test_where_a_register_was_set() -> None:
-    ptx = Ptx(".visible .entry f(\n)\n" + PTX)
+    asm = "{\nmov.b32 {%r8, %r9}, %r1;\n}\n"
+    ptx = Ptx(".visible .entry f(\n)\n" + PTX.replace("{\n", "{\n" + asm, 1) + "// the end")
     (kernel,) = ptx.kernels
-    assert (kernel.name, kernel.first, ptx.line(kernel.last)) == ("f", 1, "}")
-    assert ptx.setter("%p1", 5) == "setp.lt.s32 %p1, %r1, %r2;"
+    assert (kernel.name, kernel.first, kernel.last) == ("f", 1, len(ptx.lines) - 1)
+    assert kernel.entries == {"f"}
+    assert ptx.setter("%p1", 8) == "setp.lt.s32 %p1, %r1, %r2;"
     assert ptx.setter("%r1", kernel.last) == "add.s32 %r1, %r2, 1;"
     assert ptx.setter("%r2", kernel.last) == ""
 

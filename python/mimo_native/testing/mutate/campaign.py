@@ -35,7 +35,7 @@ class _Trial:
     limit: int
 
     def reaches(self, kernel: Kernel, line: int) -> bool:
-        return line in self.lines.get(kernel.name, ())
+        return any(line in self.lines.get(entry, ()) for entry in kernel.entries)
 
 
 def _trial(subject: Subject, case: Case, capability: tuple[int, int]) -> _Trial:
@@ -109,7 +109,9 @@ class _Campaign:
             ptx = Ptx(text)
             if any(kernel.name in launched for kernel in ptx.kernels):
                 only = self.subject.only
-                names = {k.name for k in ptx.kernels if not only or any(o in k.name for o in only)}
+                entries = {entry for kernel in ptx.kernels for entry in kernel.entries}
+                named = {e for e in entries if not only or any(part in e for part in only)}
+                names = {kernel.name for kernel in ptx.kernels if kernel.entries & named}
                 yield number, ptx, names
 
     def outcome(self, number: int, ptx: Ptx, kernel: Kernel, mutation: Mutation) -> Outcome:

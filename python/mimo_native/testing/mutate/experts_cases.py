@@ -81,7 +81,9 @@ _KINDS = ((_BF16, _BF16), (_F32, _F32), (_BF16, _F32))
 _ROUTED: tuple[Case, ...] = (
     *(_dense(1 + i % 2 * 8, 16, 5 + i, *kind) for kind in _KINDS for i in range(4)),
     *(_dense(33 + i % 4 * 8, 16, 9 + i, *kind) for kind in _KINDS for i in range(8)),
-    *(_dense(16, 16, f, _BF16, _BF16) for f in (5, 7, 16)),
+    *(_dense(t, 16, f, _BF16, _BF16)
+      for t, f in ((16, 5), (16, 7), (16, 16), (9, 5), (409, 5), (441, 5))),
+    _dense(57, 16, 9, _BF16, _BF16, False),
     _dense(64, 320, 16, _BF16, _BF16),
     *(_dense(64, 136, 32, x, _F32) for x in (_BF16, _F32)),
     *(_dense(t, 16, f, x, _F32, False) for x in (_BF16, _F32)

@@ -83,6 +83,7 @@ _BF16_SHAPES = (
     *((1 + i % 2 * 8, 5 + i, 8) for i in range(4)),
     *((33 + i % 4 * 8, 9 + i, 8) for i in range(8)),
     *((385 + 8 * i, 9 + i, 8) for i in range(8)),
+    (441, 9, 8),
     *((9, 5, 8), (9, 7, 8)),
     # The last row at each place of a thread, where the columns are whole.
     *((33 + 8 * i, 16, 8) for i in range(4)),
@@ -96,6 +97,7 @@ _BF16_SHAPES = (
 _BF16_ELEMENTS = (
     *((64, 64, 64 * stage + j) for stage in range(4) for j in range(1, 9)),
     *((33 + i % 4 * 8, 9 + i, 8) for i in range(8)),
+    (33, 16, 8),
 )
 _F32_SHAPES = (
     *((8, 64, 256), (3, 37, 264), (1, 17, 8), (64, 64, 128), (70, 41, 40), (17, 30, 8)),
@@ -105,7 +107,7 @@ _F32_SHAPES = (
 )
 _F32_ELEMENTS = (
     *((64, 64, 32 * stage + j) for stage in range(3) for j in range(1, 9)),
-    *((17, 5, 8), (33, 65, 8), (49, 17, 8), (5, 33, 9)),
+    *((17, 5, 8), (33, 65, 8), (49, 17, 8), (5, 33, 9), (17, 49, 8)),
 )
 PRODUCTS: tuple[Case, ...] = (
     *(_linear(*shape, _BF16, out) for shape in _BF16_SHAPES for out in (_BF16, _F32)),

@@ -7,7 +7,9 @@ from functools import cached_property
 
 __all__ = ["Kernel", "Ptx"]
 
-_ENTRY = re.compile(r"\.entry\s+([\w$]+)\s*\(")
+_ENTRY = re.compile(
+    r"^(?:\.visible\s+|\.weak\s+)*\.(entry|func)\s+(?:\([^)]*\)\s*)?([\w$]+)\s*(?:\(|$)"
+)
 _PRIVATE = re.compile(r"^_ZN\d+mn\d+_GLOBAL__N__[0-9a-f]+_\d+_(\w+?)_cu_[0-9a-f]{8}\d+")
 _PLACES = re.compile(r"^\s*(\.loc\b.*|\$L__tmp\d+:)$")  # what differs although no code does
 _HASHES = re.compile(r"_GLOBAL__N__[0-9a-f]+_|_cu_[0-9a-f]{8}")
@@ -17,12 +19,16 @@ _SILENT = ("st.", "red.", "bar", "cp.", "prefetch")  # their first operand is no
 
 @dataclass(frozen=True)
 class Kernel:
-    """An entry on the lines ``first`` to ``last``; ``digest`` of its code without places."""
+    """An entry on the lines ``first`` to ``last``; ``digest`` of its code without places.
+
+    ``entries``: itself, or of a function all entries of the module, which may call it.
+    """
 
     name: str
     first: int
     last: int
     digest: str
+    entries: frozenset[str]
 
     @property
     def short(self) -> str:
@@ -42,18 +48,33 @@ class Ptx:
 
     @cached_property
     def kernels(self) -> tuple[Kernel, ...]:
-        found = []
+        """Entries and functions."""
+        found: list[tuple[str, str, int, int]] = []
         for first, text in enumerate(self.lines, 1):
-            if match := _ENTRY.search(text):
-                last = next(n for n in range(first, len(self.lines) + 1) if self._ends(n))
-                body = [t for t in self.lines[first - 1 : last] if not _PLACES.match(t)]
-                code = _HASHES.sub("", "\n".join(body))
-                digest = hashlib.sha256(code.encode()).hexdigest()[:16]
-                found.append(Kernel(match[1], first, last, digest))
-        return tuple(found)
+            if (match := _ENTRY.match(text)) and (last := self._end(first)):
+                found.append((match[1], match[2], first, last))
+        entries = frozenset(name for kind, name, _, _ in found if kind == "entry")
+        return tuple(
+            Kernel(name, first, last, self._digest(first, last),
+                   frozenset({name}) if kind == "entry" else entries)
+            for kind, name, first, last in found
+        )  # fmt: skip
 
-    def _ends(self, number: int) -> bool:
-        return self.lines[number - 1].startswith("}")
+    def _digest(self, first: int, last: int) -> str:
+        body = [text for text in self.lines[first - 1 : last] if not _PLACES.match(text)]
+        return hashlib.sha256(_HASHES.sub("", "\n".join(body)).encode()).hexdigest()[:16]
+
+    def _end(self, first: int) -> int:
+        """The line of the brace that closes what begins on line ``first``; 0: a declaration."""
+        depth = 0
+        for number in range(first, len(self.lines) + 1):
+            line = self.line(number)
+            if depth == 0 and line.endswith(";"):
+                return 0
+            depth += line.count("{") - line.count("}")
+            if depth == 0 and "}" in line:
+                return number
+        return 0
 
     def kernel_of(self, number: int) -> Kernel | None:
         inside = (kernel for kernel in self.kernels if kernel.first <= number <= kernel.last)
