@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ..config import MiMoConfig
 from ..errors import CheckpointError, ShapeError
+from ..training.lora import LoRAConfig
 from ..training.optimizer import OptimizerConfig
 from ..training.schedule import Schedule
 from ..weights.files import read_json
@@ -57,6 +58,8 @@ class PretrainConfig:
     vocabulary       with cut_vocabulary and distill: only so many of these, the most frequent ones
     distill          teach the MTP heads so many of the main head's likeliest tokens, with their
                      probabilities, instead of the text's next token; 0: the text
+    lora             train adapters of this kind and leave the weights as they are; exported models
+                     hold both in one
     dtype            "bfloat16" keeps float32 masters; router and sinks are float32 in any case
     micro_rows       rows per backward pass; it changes no loss, only memory and the last bits
     recompute        keep the layers' inputs only and run them again in the backward pass
@@ -80,6 +83,7 @@ class PretrainConfig:
     cut_vocabulary: bool = False
     vocabulary: int | None = None
     distill: int = 0
+    lora: LoRAConfig | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     dtype: Literal["float32", "bfloat16"] = "float32"
     micro_rows: int = 1
@@ -113,6 +117,10 @@ class PretrainConfig:
                     expected="mtp_only beside it: a trained trunk's states and head change",
                     got="a trunk that is trained",
                 )
+        if self.lora is not None and self.mtp_only:
+            raise ShapeError(
+                "PretrainConfig", "lora", expected="no mtp_only beside it", got="both: heads alone"
+            )
         if self.distill < 0:
             raise ShapeError("PretrainConfig", "distill", expected=">= 0", got=str(self.distill))
         if self.vocabulary is not None and not (
@@ -147,6 +155,7 @@ class PretrainConfig:
         content["model"] = None if self.model is None else self.model.to_dict()
         for name in ("schedule", "boundary", "optimizer", "save", "eval"):
             content[name] = asdict(content[name])
+        content["lora"] = None if self.lora is None else asdict(self.lora)
         return json.loads(json.dumps(content))
 
     @classmethod
@@ -158,6 +167,7 @@ class PretrainConfig:
             "model": MiMoConfig.from_dict,
             "boundary": lambda d: Boundary(**d),
             "optimizer": lambda d: OptimizerConfig(**d),
+            "lora": lambda d: LoRAConfig(**d),
             "save": lambda d: SaveConfig(**d),
             "eval": lambda d: EvalConfig(**d),
         }
@@ -182,7 +192,14 @@ class PretrainConfig:
         for name in (*_FREE, "data"):
             del content[name]
         # Later fields, left out at their defaults: checkpoints from before they existed resume.
-        for name in ("mtp_window", "cache_hidden", "cut_vocabulary", "vocabulary", "distill"):
+        for name in (
+            "mtp_window",
+            "cache_hidden",
+            "cut_vocabulary",
+            "vocabulary",
+            "distill",
+            "lora",
+        ):
             if not content[name]:
                 del content[name]
         return content | {"optimizer": self.optimizer.recipe(), "corpora": sorted(self.data)}

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ShapeError
+from ..errors import ShapeError, UnsupportedError
 from ..nn import MiMoForCausalLM
 from ..training.checkpoint import Checkpoints
 from ..training.data import TokenFile
 from ..training.distributed import Ranks
 from ..training.forward import set_rope_bases
+from ..training.lora import attach_lora
 from ..training.schedule import Stage
 from ..training.state import TrainState, require_same
 from ..weights.resolve import resolve_model
@@ -42,6 +43,8 @@ def build_model(config: PretrainConfig) -> MiMoForCausalLM:
         expand_mtp(model, config.mtp_heads)
     model.requires_grad_(not config.mtp_only)
     model.model.mtp.requires_grad_(True)
+    if config.lora is not None:
+        attach_lora(model, config.lora, seed=config.seed)
     return model
 
 
@@ -52,6 +55,8 @@ class RunState(TrainState):
         self, config: PretrainConfig, ranks: Ranks, files: Mapping[str, TokenFile]
     ) -> None:
         self.config = config
+        if config.lora is not None and ranks.world > 1:
+            raise UnsupportedError("pretrain", ["adapters with several processes"])
         model = build_model(config)
         _check_corpora(config, model, files)
         self.corpora = {name: [len(f), f.documents] for name, f in sorted(files.items())}

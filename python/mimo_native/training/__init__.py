@@ -2,6 +2,7 @@
 
 from .checkpoint import Checkpoints
 from .data import Mixture, PackedRows, TokenFile, TokenWriter, prepare
+from .lora import LoRAConfig, attach_lora, merge_lora
 from .metrics import MetricsLog, read_metrics
 from .optimizer import Optimizer, OptimizerConfig
 from .schedule import Piece, Schedule, Stage
@@ -9,6 +10,7 @@ from .signals import StopRequest
 
 __all__ = [
     "Checkpoints",
+    "LoRAConfig",
     "MetricsLog",
     "Mixture",
     "Optimizer",
@@ -20,6 +22,8 @@ __all__ = [
     "StopRequest",
     "TokenFile",
     "TokenWriter",
+    "attach_lora",
+    "merge_lora",
     "prepare",
     "read_metrics",
 ]
