@@ -82,6 +82,19 @@ std::vector<int64_t> read_tokens(const Check& check, const Tensor& t, const char
   return read_integers(check, flat, argument, kAny, "[N]");
 }
 
+// Whether every row's tokens follow one another: a chunk, whatever it is called.
+bool follow_one_another(const std::vector<int64_t>& ancestors, const std::vector<int64_t>& edges) {
+  for (size_t row = 0; row + 1 < edges.size(); ++row) {
+    if (edges[row + 1] - edges[row] > kMaxTreeNodes) return false;
+    uint64_t all = 0;
+    for (int64_t i = edges[row]; i < edges[row + 1]; ++i) {
+      all = all << 1 | 1;
+      if (static_cast<uint64_t>(ancestors[static_cast<size_t>(i)]) != all) return false;
+    }
+  }
+  return true;
+}
+
 void check_positions(const Check& check, const Tensor& t, const std::vector<int64_t>& given,
                      int64_t begin, int64_t length, const std::vector<DraftTree>& trees, size_t row,
                      int64_t tokens) {
@@ -136,7 +149,8 @@ void attention_cached(const Check& check, const AttentionTensors& t, const Cache
     if (integers[i]) read[i] = read_tokens(check, *integers[i], names[i], q);
 
   std::vector<DraftTree> trees;
-  if (ancestors)
+  const bool branched = ancestors && !follow_one_another(read[1], edges);
+  if (branched)
     for (int64_t b = 0; b < rows; ++b)
       trees.push_back(draft_tree(check, read[1].data() + edges[static_cast<size_t>(b)],
                                  edges[static_cast<size_t>(b) + 1] - edges[static_cast<size_t>(b)],
@@ -148,11 +162,11 @@ void attention_cached(const Check& check, const AttentionTensors& t, const Cache
       check_positions(check, *q_positions, read[0], begin, length, trees, row, tokens);
     if (tokens == 0) continue;
     const int64_t first = cu_seqlens_q ? begin : 0;
-    const int64_t depth = ancestors ? trees[row].deepest() : tokens;
+    const int64_t depth = branched ? trees[row].deepest() : tokens;
     AttentionSequence& s = call.add_sequence(b, first, tokens, length, length + depth);
     attach(c, call.problem, b, s);
     int64_t packs = 1;
-    if (ancestors) {
+    if (branched) {
       const DraftTree& tree = trees[row];
       s.order = tree.order.data();
       s.position = tree.position.data();

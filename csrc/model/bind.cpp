@@ -89,17 +89,21 @@ Embedding table_of(const Tensor& table) {
 // The embedding is a table, or with `tied` the head's plain packed weight, or the caller's affair.
 Decoder make_decoder(bool bf16, const MaybeTensor& embedding, bool tied,
                      const std::optional<Join>& join, const std::vector<DecoderLayer>& layers,
-                     const NormArgument& norm, const Packed& head) {
+                     const NormArgument& norm, const Packed& head, int64_t draft_tokens) {
   std::optional<Embedding> lookup;
   if (embedding) lookup = table_of(*embedding);
   if (tied) lookup = Embedding{head.first.data, true, head.second};
+  Weights draft_head = weight_of(head, "head");
+  kCheck.range(draft_tokens, "draft_tokens", 1, draft_head.layout.outputs);
+  draft_head.layout.outputs = draft_tokens;
   return {.bf16 = bf16,
           .hidden_size = norm.first.numel(),
           .embedding = lookup,
           .join = join,
           .layers = layers,
           .norm = norm_of(norm),
-          .head = weight_of(head, "head")};
+          .head = weight_of(head, "head"),
+          .draft_head = draft_head};
 }
 
 // Storage, head dims, the first positions a ring still holds (None: a global layer).
@@ -173,6 +177,7 @@ void bind_model(py::module_& m) {
   py::class_<Decoder>(m, "Decoder")
       .def(py::init(&make_decoder), py::kw_only(), py::arg("bf16"), py::arg("embedding"),
            py::arg("tied"), py::arg("join"), py::arg("layers"), py::arg("norm"), py::arg("head"),
+           py::arg("draft_tokens"),
            py::keep_alive<1, 3>(), py::keep_alive<1, 5>(), py::keep_alive<1, 6>(),
            py::keep_alive<1, 7>(), py::keep_alive<1, 8>())
       .def("step", &step, py::arg("caches"), py::arg("ids"), py::arg("hidden"),

@@ -24,7 +24,7 @@ void run_block(const Decoder& block, const CacheLayers& caches, BlockRows& rows,
   }
   pass.layer(layer, caches.layers.front(), caches.lengths, staged, &rows.ends);
   pass.final_norm();
-  pass.logits(nullptr, logits);
+  pass.logits(block.draft_head, nullptr, logits);
 }
 
 }  // namespace mn

@@ -59,6 +59,7 @@ struct Decoder {
   std::vector<DecoderLayer> layers;
   Norm norm;
   Weights head;
+  Weights draft_head;  // the first rows of the head: the tokens that drafts are chosen from
 };
 
 // The caches of a decoder's layers, which have common lengths. A layer's k_new and v_new are empty.

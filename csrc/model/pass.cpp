@@ -123,7 +123,7 @@ void Pass::keep(const AttentionWeights& a, const std::vector<int64_t>& ends) {
 
 void Pass::final_norm() { norm(decoder_.norm, tokens_.x, n_, tokens_.x); }
 
-void Pass::logits(const std::vector<int64_t>* rows, void* out) {
+void Pass::logits(const Weights& head, const std::vector<int64_t>* rows, void* out) {
   const int64_t row = decoder_.hidden_size * size_of(dtype_);
   const int64_t count = rows ? static_cast<int64_t>(rows->size()) : n_;
   const char* x = static_cast<const char*>(tokens_.x);
@@ -139,7 +139,7 @@ void Pass::logits(const std::vector<int64_t>* rows, void* out) {
   } else if (!normed) {
     norm(decoder_.norm, x, n_, normed_);
   }
-  linear(decoder_.head, normed && !rows ? x : normed_, count, out, false);
+  linear(head, normed && !rows ? x : normed_, count, out, false);
 }
 
 void Pass::norm(const Norm& norm, const void* x, int64_t rows, void* y) const {

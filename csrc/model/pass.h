@@ -37,7 +37,7 @@ class Pass {
   void keys_values(const DecoderLayer& l, char* staged);
   void final_norm();
   // Of the tokens `rows`, or of all where it is null; normed first unless an MTP block's are.
-  void logits(const std::vector<int64_t>* rows, void* out);
+  void logits(const Weights& head, const std::vector<int64_t>* rows, void* out);
 
  private:
   void norm(const Norm& norm, const void* x, int64_t rows, void* y) const;

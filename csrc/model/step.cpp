@@ -117,7 +117,7 @@ void run_step(const Check& check, const Decoder& d, const CacheLayers& caches,
     routed += count;
   }
   if (d.join) pass.final_norm();
-  if (results.logits) pass.logits(last ? &last_rows : nullptr, results.logits->data);
+  if (results.logits) pass.logits(d.head, last ? &last_rows : nullptr, results.logits->data);
 }
 
 void commit_staged(const Check& check, const CacheLayers& caches, const Tensor& staged,

@@ -209,7 +209,7 @@ std::vector<Draft> draft_blocks(const RoundModel& model, std::vector<Speculative
     }
     const auto ends = static_cast<int64_t>(drafting.rows.ends.size());
     if (ends == 0) break;
-    const int64_t vocab = drafting.block.head.layout.outputs;
+    const int64_t vocab = drafting.block.draft_head.layout.outputs;
     auto* logits = reinterpret_cast<float*>(memory.at_least(RoundMemory::logits, ends * vocab * 4));
     drafting.run(logits);
     ++steps;

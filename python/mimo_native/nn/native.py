@@ -25,7 +25,7 @@ from .mlp import MLP, Experts, MoE, Router
 from .norm import RMSNorm
 from .weight import Weight
 
-__all__ = ["NativeDecoder"]
+__all__ = ["NativeDecoder", "draft_tokens"]
 
 _KNOWN = (
     Attention,
@@ -43,6 +43,14 @@ _KNOWN = (
 # Replaced methods of these classes are what a caller wants to run.
 _FORWARDS = {cls: cls.forward for cls in _KNOWN}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_LEAST_DRAFTED, _DRAFTED_PART = 1024, 6
+
+
+def draft_tokens(vocab_size: int) -> int:
+    """How many tokens drafts are chosen from: the first ids, which vocabularies made by merging
+    pairs give to the frequent ones. Reading the whole head may take longer than the block."""
+    part = -(-vocab_size // _DRAFTED_PART)
+    return min(vocab_size, max(_LEAST_DRAFTED, -(-part // 32) * 32))
 
 
 @dataclass(frozen=True)
@@ -197,6 +205,7 @@ def _make_plan(model: nn.Module) -> _Plan | None:
     moe = [layer.mlp for layer in layers if isinstance(layer.mlp, MoE)]
     head, (table, tied) = _packed(model.head), _embedding(model)
     bf16 = model.dtype == torch.bfloat16
+    drafted = draft_tokens(model.config.vocab_size)
     _C = native("cpu")
     main = _C.Decoder(
         bf16=bf16,
@@ -206,6 +215,7 @@ def _make_plan(model: nn.Module) -> _Plan | None:
         layers=[_layer(layer, layer.post_attention_layernorm) for layer in layers],
         norm=_norm(model.model.norm),
         head=head,
+        draft_tokens=drafted,
     )
     blocks = tuple(
         _C.Decoder(
@@ -218,6 +228,7 @@ def _make_plan(model: nn.Module) -> _Plan | None:
             layers=[_layer(block, block.pre_mlp_layernorm)],
             norm=_norm(block.final_layernorm),
             head=head,
+            draft_tokens=drafted,
         )
         for block in model.model.mtp.layers
     )

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ... import ops
 from ...cache import ModelCache
 from ...nn import MiMoForCausalLM
+from ...nn.native import draft_tokens
 from ..request import Request
 from .draft import MOST_NODES, Draft, TreeShape, best_first
 
@@ -156,8 +158,11 @@ class MTPDrafter:
         return out.hidden[0, ends]
 
     def _children(self, outputs: Tensor, width: int) -> list[list[tuple[int, float]]]:
-        """Per output row the ``width`` likeliest tokens with their log-probabilities."""
-        logits = self.model.head(outputs, out_dtype=torch.float32)
+        """Per output row the ``width`` likeliest of the tokens that drafts are chosen from, with
+        their log-probabilities among these."""
+        head, count = self.model.head.weight, draft_tokens(self.model.config.vocab_size)
+        rows = head.rows(0, count) if isinstance(head, ops.PackedWeight) else head[:count]
+        logits = ops.linear(outputs, rows, out_dtype=torch.float32)
         top = logits.topk(min(width, logits.shape[-1]), dim=-1)
         logprobs = top.values - logits.logsumexp(-1, keepdim=True)
         return [
