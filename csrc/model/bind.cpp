@@ -177,9 +177,8 @@ void bind_model(py::module_& m) {
   py::class_<Decoder>(m, "Decoder")
       .def(py::init(&make_decoder), py::kw_only(), py::arg("bf16"), py::arg("embedding"),
            py::arg("tied"), py::arg("join"), py::arg("layers"), py::arg("norm"), py::arg("head"),
-           py::arg("draft_tokens"),
-           py::keep_alive<1, 3>(), py::keep_alive<1, 5>(), py::keep_alive<1, 6>(),
-           py::keep_alive<1, 7>(), py::keep_alive<1, 8>())
+           py::arg("draft_tokens"), py::keep_alive<1, 3>(), py::keep_alive<1, 5>(),
+           py::keep_alive<1, 6>(), py::keep_alive<1, 7>(), py::keep_alive<1, 8>())
       .def("step", &step, py::arg("caches"), py::arg("ids"), py::arg("hidden"),
            py::arg("cu_seqlens"), py::arg("ancestors"), py::arg("x"), py::arg("staged"),
            py::arg("routing"), py::arg("logits"), py::arg("last"), py::arg("commit"));

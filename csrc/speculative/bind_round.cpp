@@ -10,6 +10,33 @@ namespace {
 
 namespace py = pybind11;
 
+void read_lengths(const Check& check, const std::vector<int64_t>& given, const char* name,
+                  std::array<int64_t, kLongestMatch + 1>& lengths) {
+  if (given.size() > lengths.size())
+    check.fail(name, "a length by match, 0 to 8", std::to_string(given.size()) + " lengths");
+  for (size_t i = 0; i < given.size(); ++i) {
+    check.range(given[i], name, 0, kMostNodes - 1);
+    lengths[i] = given[i];
+  }
+}
+
+// What rounds draft, from the blocks and from the text.
+struct RoundPlan {
+  DraftShape shape;
+  CopyRule copies;
+
+  RoundPlan(int64_t width, int64_t beam, int64_t budget, double least_step, double least_node,
+            const std::vector<int64_t>& copied, bool beside, const std::vector<int64_t>& extended)
+      : shape{width, beam, budget, least_step, least_node}, copies{.beside = beside} {
+    const Check check("round_plan");
+    for (const auto& [value, name] :
+         {std::pair{width, "width"}, {beam, "beam"}, {budget, "budget"}})
+      check.range(value, name, 0, kMostNodes - 1);
+    read_lengths(check, copied, "copied", copies.lengths);
+    read_lengths(check, extended, "extended", copies.extended);
+  }
+};
+
 // The rows of one engine's cache.
 class SpeculativeRows {
  public:
@@ -53,13 +80,21 @@ class SpeculativeRows {
   std::pair<std::vector<int64_t>, int64_t> find_copy(int64_t row, int64_t length) {
     return look_up(at(row).tokens, length);
   }
+  // What the rounds from now on run; the caller keeps it alive.
+  void attach(const Decoder& decoder, const CacheLayers& caches,
+              const std::vector<const Decoder*>& blocks,
+              const std::vector<const CacheLayers*>& block_caches) {
+    const Check check("speculative_rows");
+    if (block_caches.size() != blocks.size() || (!blocks.empty() && row_bytes_ == 0))
+      check.fail("caches", "one per MTP block", std::to_string(block_caches.size()));
+    if (const int64_t batch = caches.lengths.numel(); batch != static_cast<int64_t>(rows_.size()))
+      check.fail("cache", std::to_string(rows_.size()) + " rows", std::to_string(batch));
+    model_.emplace(RoundModel{decoder, caches, blocks, block_caches});
+  }
   py::tuple round(
-      const Decoder& decoder, const CacheLayers& caches, const std::vector<const Decoder*>& blocks,
-      const std::vector<const CacheLayers*>& block_caches,
       const std::vector<std::tuple<int64_t, int64_t, std::vector<int64_t>, std::vector<int64_t>>>&
           requests,
-      int64_t width, int64_t beam, int64_t budget, double least_step, double least_node,
-      const std::vector<int64_t>& copied, bool beside);
+      const RoundPlan& plan);
 
  private:
   SpeculativeRow& at(int64_t row) {
@@ -69,6 +104,7 @@ class SpeculativeRows {
 
   int64_t row_bytes_;
   std::vector<SpeculativeRow> rows_;
+  std::optional<RoundModel> model_;
   RoundMemory memory_;
 };
 
@@ -91,29 +127,15 @@ void check_extra(const Check& check, const Draft& extra, int64_t vocab) {
 }
 
 py::tuple SpeculativeRows::round(
-    const Decoder& decoder, const CacheLayers& caches, const std::vector<const Decoder*>& blocks,
-    const std::vector<const CacheLayers*>& block_caches,
     const std::vector<std::tuple<int64_t, int64_t, std::vector<int64_t>, std::vector<int64_t>>>&
         requests,
-    int64_t width, int64_t beam, int64_t budget, double least_step, double least_node,
-    const std::vector<int64_t>& copied, bool beside) {
+    const RoundPlan& plan) {
   const Check check("speculative_round");
-  const int64_t heads = static_cast<int64_t>(blocks.size());
-  check.range(width, "width", 0, kMostNodes - 1);
-  check.range(beam, "beam", 0, (kMostNodes - 8) / std::max<int64_t>(heads, 1));
-  check.range(budget, "budget", 0, kMostNodes - 1);
-  if (block_caches.size() != blocks.size() || (heads && row_bytes_ == 0))
-    check.fail("caches", "one per MTP block", std::to_string(block_caches.size()));
-  CopyRule copies{.beside = beside};
-  if (copied.size() > copies.lengths.size())
-    check.fail("copied", "a length by match, 0 to 8", std::to_string(copied.size()) + " lengths");
-  for (size_t i = 0; i < copied.size(); ++i) {
-    check.range(copied[i], "copied", 0, kMostNodes - 1);
-    copies.lengths[i] = copied[i];
-  }
+  if (!model_) check.fail("rows", "a model attached", "none");
+  const auto& [decoder, caches, blocks, block_caches] = *model_;
+  const auto heads = static_cast<int64_t>(blocks.size());
+  check.range(plan.shape.beam, "beam", 0, (kMostNodes - 8) / std::max<int64_t>(heads, 1));
   const int64_t batch = caches.lengths.numel();
-  if (batch != static_cast<int64_t>(rows_.size()))
-    check.fail("cache", std::to_string(rows_.size()) + " rows", std::to_string(batch));
   std::vector<RoundRow> rows;
   for (const auto& [row, depth, tokens, parents] : requests) {
     check.range(row, "row", rows.empty() ? 0 : rows.back().row + 1, batch - 1);
@@ -128,20 +150,25 @@ py::tuple SpeculativeRows::round(
   RoundResult result;
   {
     const py::gil_scoped_release release;
-    result = run_round({decoder, caches, blocks, block_caches}, rows_, std::move(rows),
-                       {width, beam, budget, least_step, least_node}, copies, memory_);
+    result = run_round(*model_, rows_, std::move(rows), plan.shape, plan.copies, memory_);
   }
   py::list walks;
   for (Walk& walk : result.walks)
-    walks.append(py::make_tuple(walk.tokens, walk.logprobs, walk.path,
-                                py::tuple(py::cast(walk.draft.tokens)),
-                                py::tuple(py::cast(walk.draft.parents)), walk.matched));
+    walks.append(py::make_tuple(
+        walk.tokens, walk.logprobs, walk.path, py::tuple(py::cast(walk.draft.tokens)),
+        py::tuple(py::cast(walk.draft.parents)), walk.matched, walk.copied, walk.extended));
   return py::make_tuple(walks, result.draft_seconds, result.verify_seconds, result.steps);
 }
 
 }  // namespace
 
 void bind_speculative_round(py::module_& m) {
+  py::class_<RoundPlan>(m, "RoundPlan")
+      .def(py::init<int64_t, int64_t, int64_t, double, double, const std::vector<int64_t>&, bool,
+                    const std::vector<int64_t>&>(),
+           py::kw_only(), py::arg("width"), py::arg("beam"), py::arg("budget"),
+           py::arg("least_step"), py::arg("least_node"), py::arg("copied"), py::arg("beside"),
+           py::arg("extended"));
   py::class_<SpeculativeRows>(m, "SpeculativeRows")
       .def(py::init<int64_t, int64_t, int64_t>(), py::arg("rows"), py::arg("row_bytes"),
            py::arg("capacity"))
@@ -154,10 +181,9 @@ void bind_speculative_round(py::module_& m) {
            py::arg("start"), py::arg("count"), py::arg("position"))
       .def("forget", &SpeculativeRows::forget, py::arg("row"))
       .def("find_copy", &SpeculativeRows::find_copy, py::arg("row"), py::arg("length"))
-      .def("round", &SpeculativeRows::round, py::arg("decoder"), py::arg("caches"),
-           py::arg("blocks"), py::arg("block_caches"), py::arg("requests"), py::arg("width"),
-           py::arg("beam"), py::arg("budget"), py::arg("least_step"), py::arg("least_node"),
-           py::arg("copied"), py::arg("beside"));
+      .def("attach", &SpeculativeRows::attach, py::arg("decoder"), py::arg("caches"),
+           py::arg("blocks"), py::arg("block_caches"))
+      .def("round", &SpeculativeRows::round, py::arg("requests"), py::arg("plan"));
 }
 
 }  // namespace mn

@@ -105,6 +105,36 @@ int64_t copy_text(const CopyRule& rule, const SpeculativeRow& state, RoundRow& r
   return matched;
 }
 
+// Copied text below the first of the deepest nodes of a draft.
+void extend(const CopyRule& rule, SpeculativeRow& state, int64_t depth, Draft& draft, Walk& walk) {
+  std::vector<int64_t> depths;
+  int64_t tip = -1, deepest = 0;
+  for (size_t i = 0; i < draft.parents.size(); ++i) {
+    const int64_t parent = draft.parents[i];
+    depths.push_back(parent < 0 ? 1 : depths[static_cast<size_t>(parent)] + 1);
+    if (depths[i] <= deepest) continue;
+    deepest = depths[i];
+    tip = static_cast<int64_t>(i);
+  }
+  const int64_t most = *std::max_element(rule.extended.begin(), rule.extended.end());
+  const int64_t room = std::min({depth - deepest, kMostNodes - 1 - draft.size(), most});
+  if (tip < 0 || room <= 0) return;
+  const size_t known = state.tokens.size();
+  state.tokens.resize(known + static_cast<size_t>(deepest));
+  for (int64_t node = tip, at = deepest; node >= 0; node = draft.parents[static_cast<size_t>(node)])
+    state.tokens[known + static_cast<size_t>(--at)] =
+        static_cast<int32_t>(draft.tokens[static_cast<size_t>(node)]);
+  const auto [tokens, matched] = look_up(state.tokens, room, deepest);
+  state.tokens.resize(known);
+  const int64_t length = rule.extended[static_cast<size_t>(matched)];
+  walk.copied = std::min(length, static_cast<int64_t>(tokens.size()));
+  walk.extended = walk.copied > 0 ? matched : 0;
+  for (int64_t i = 0; i < walk.copied; ++i) {
+    draft.parents.push_back(i == 0 ? tip : draft.size() - 1);
+    draft.tokens.push_back(tokens[static_cast<size_t>(i)]);
+  }
+}
+
 void check_walks(std::vector<SpeculativeRow>& state, const std::vector<RoundRow>& rows,
                  const std::vector<Walk>& walks) {
   for (const Walk& walk : walks) {
@@ -137,8 +167,10 @@ RoundResult run_round(const RoundModel& model, std::vector<SpeculativeRow>& stat
   size_t next = 0;
   for (int64_t row = 0; row < model.caches.lengths.numel(); ++row) {
     if (next < rows.size() && rows[next].row == row) {
+      SpeculativeRow& known = state[static_cast<size_t>(row)];
+      extend(copies, known, rows[next].depth, drafts[next], result.walks[next]);
       merge(drafts[next], rows[next].extra, kMostNodes - 1);
-      trees.add(state[static_cast<size_t>(row)].tokens.back(), drafts[next]);
+      trees.add(known.tokens.back(), drafts[next]);
       result.walks[next].draft = std::move(drafts[next]);
       ++next;
     }

@@ -25,7 +25,8 @@ struct RoundRow {
 };
 
 struct Walk {
-  int64_t matched;  // tokens before the copied ones; 0: none were copied
+  int64_t matched;                   // tokens before the copied ones; 0: none were copied
+  int64_t copied = 0, extended = 0;  // below the blocks' draft, and the tokens before these
   Draft draft;
   std::vector<int64_t> path;    // accepted nodes, the root being node 0
   std::vector<int64_t> tokens;  // drawn, one more than accepted

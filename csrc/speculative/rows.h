@@ -58,11 +58,14 @@ inline constexpr int64_t kLongestMatch = 8;
 struct CopyRule {
   std::array<int64_t, kLongestMatch + 1> lengths{};
   bool beside = false;
+  // The same below the deepest path of the blocks' draft.
+  std::array<int64_t, kLongestMatch + 1> extended{};
 };
 
 // Up to `length` tokens that followed the latest earlier occurrence of the last 8 tokens, or else
-// of the last 7, and so on to 2; and how many matched.
-std::pair<std::vector<int64_t>, int64_t> look_up(const std::vector<int32_t>& tokens,
-                                                 int64_t length);
+// of the last 7, and so on to 2; and how many matched. The last `drafted` tokens are not known yet,
+// and nothing is copied from there.
+std::pair<std::vector<int64_t>, int64_t> look_up(const std::vector<int32_t>& tokens, int64_t length,
+                                                 int64_t drafted = 0);
 
 }  // namespace mn

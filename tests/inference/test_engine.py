@@ -217,7 +217,7 @@ def test_a_failed_step_loses_nothing(
 
     with monkeypatch.context() as patch:
         if one_call:
-            patch.setattr(NativeRounds, "run_plain", fail)
+            patch.setattr(NativeRounds, "run", fail)
         else:
             patch.setattr(NativeDecoder, "run", fail)
         with pytest.raises(RuntimeError, match="interrupted"):

@@ -6,15 +6,16 @@ import random
 import pytest
 
 from mimo_native import _C
-from mimo_native.inference.speculation.draft import TreeShape, best_first, chain, merge
+from mimo_native.inference.speculation.draft import TreeShape, best_first, chain, extend, merge
 from mimo_native.inference.speculation.ngram import NGrams
 from mimo_native.inference.speculation.policy import BLOCKS, PLAIN, Costs, Policy
 
 
-def _naive(tokens: list[int], length: int) -> tuple[list[int], int]:
+def _naive(tokens: list[int], length: int, drafted: tuple[int, ...] | list[int] = ()):
+    ending = [*tokens, *drafted]
     for size in range(8, 1, -1):
         for at in range(len(tokens) - size - 1, -1, -1):
-            if tokens[at : at + size] == tokens[-size:] and len(tokens) > size:
+            if tokens[at : at + size] == ending[-size:] and len(tokens) > size:
                 return tokens[at + size : at + size + length], size
     return [], 0
 
@@ -31,6 +32,8 @@ def test_copied_text_is_what_followed_the_latest_longest_match() -> None:
             rows = _C.SpeculativeRows(1, 0, 1)
             rows.open(0, tokens, 0, 1.0, 0, 1.0, 0.0, 1.0, 0.0, 0.0, 0)
             assert rows.find_copy(0, 7) == expected
+            drafted = [rng.randrange(4) for _ in range(rng.randrange(1, 4))]
+            assert table.look_up(tokens, 7, drafted) == _naive(tokens, 7, drafted)
             found += bool(expected[0])
     assert found > 200
 
@@ -47,6 +50,27 @@ def test_merging_shares_common_beginnings() -> None:
     both = merge(chain([1, 2, 3]), chain([1, 2, 9, 8]), 64)
     assert both.paths() == [(1,), (1, 2), (1, 2, 3), (1, 2, 9), (1, 2, 9, 8)]
     assert merge(chain([1, 2, 3]), chain([7]), 3).paths() == [(1,), (1, 2), (1, 2, 3)]
+
+
+def test_copied_text_goes_below_the_deepest_path() -> None:
+    tree = extend(merge(chain([1, 2]), chain([3]), 64), [7, 8, 9], 5)
+    assert tree.paths() == [(1,), (1, 2), (3,), (1, 2, 7), (1, 2, 7, 8), (1, 2, 7, 8, 9)]
+    assert (tree.copied, tree.extended, tree.deepest) == (3, 5, 5)
+
+
+def test_extensions_follow_what_they_brought() -> None:
+    """Copies below a path that are refused are given up, those that are accepted become long."""
+    policy = Policy(True)
+    for _ in range(10):
+        policy.record_plain(1.0)
+    for nodes in (1, 2, 3, 4):
+        policy.costs.record(nodes, 0.9 + 0.1 * nodes, 1, 0.2)
+    for _ in range(60):
+        policy.record_tail(extend(chain([1, 2, 3]), [4, 5], 3), 3)
+        policy.record_tail(extend(chain([1, 2, 3]), [4, 5, 6, 7], 8), 7)
+    policy._revise()
+    assert policy.plan.extended[3] == 0
+    assert policy.plan.extended[8] > 8
 
 
 def _play(

@@ -12,7 +12,7 @@ import torch
 
 import mimo_native as mn
 from mimo_native.inference import Engine
-from mimo_native.inference.speculation import Draft, Plan, Round, Speculator
+from mimo_native.inference.speculation import Draft, Round, Speculator
 from mimo_native.inference.speculation.native import NativeRounds
 
 WINDOWS = (1, 2, 5, 9, 33, 65)
@@ -65,7 +65,7 @@ class Adversary:
         if self.native is None:
             return Round(drafts)
         assert self.native.ready()
-        return self.native.run(requests, [0] * len(requests), Plan(), drafts)
+        return self.native.run(requests, extra=drafts)
 
     def _tree(self, request) -> Draft:
         room = request.sampling.max_tokens - len(request.output) - 1

@@ -185,7 +185,6 @@ class _Bench:
     def widths(self, prompt: list[int], turns: int = 40) -> dict[int, float]:
         """Median seconds of a pass over chains of so many nodes, all of them rejected or not."""
         from ..inference import Engine, Sampling
-        from ..inference.speculation import Plan
         from ..inference.speculation.draft import chain
 
         taken: dict[int, list[float]] = {n: [] for n in WIDTHS}
@@ -202,7 +201,7 @@ class _Bench:
             native.ready()
             # Tokens that are unlikely to be drawn: the text moves on by about one a pass.
             draft = chain([(7 * turn + 3 * i) % 97 + 5 for i in range(nodes - 1)])
-            round = native.run([request], [0], Plan(), [draft])
+            round = native.run([request], extra=[draft])
             for token, logprob in zip(round.walks[0].tokens, round.walks[0].logprobs, strict=True):
                 request.append(token, logprob)
             taken[nodes].append(round.verify_time)

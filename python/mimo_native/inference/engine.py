@@ -232,7 +232,7 @@ class Engine:
             return self._verify(requests, round, began) if any(round.drafts) else round
         if self.plain is None or not self.plain.ready():
             return None
-        return self.plain.run_plain(requests)
+        return self.plain.run(requests)
 
     def _verify(self, requests: list[Request], round: Round, began: float) -> Round:
         """One pass over a tree per request, and the walks down these trees."""

@@ -100,6 +100,12 @@ class Request:
     def __post_init__(self) -> None:
         self.tokens = [*self.prompt, *self.output]
 
+    @property
+    def room(self) -> int:
+        """Depth of the deepest draft that may be used: the last token is never fed, so none may be
+        drafted in its place."""
+        return self.sampling.max_tokens - len(self.output) - 1
+
     def append(self, token: int, logprob: float) -> None:
         """Take a sampled token."""
         self.output.append(token)

@@ -1,9 +1,20 @@
 """Drafts as trees. A path is the tuple of drafted tokens from the root downwards."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
-__all__ = ["MOST_NODES", "Draft", "Round", "TreeShape", "Walk", "best_first", "chain", "merge"]
+__all__ = [
+    "MOST_NODES",
+    "Draft",
+    "Round",
+    "TreeShape",
+    "Walk",
+    "best_first",
+    "chain",
+    "extend",
+    "merge",
+]
 
 MOST_NODES = 64  # with the root: a node's ancestors are one 64-bit word
 Path = tuple[int, ...]
@@ -11,10 +22,15 @@ Path = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Draft:
-    """Drafted tokens below a root that is not among them; parents[i] < i, -1 for the root."""
+    """Drafted tokens below a root that is not among them; parents[i] < i, -1 for the root.
+
+    ``copied`` of them extend the deepest path of the others, before which ``extended`` matched.
+    """
 
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
+    copied: int = 0
+    extended: int = 0
 
     def paths(self) -> list[Path]:
         """The path to every node, in the nodes' order."""
@@ -23,13 +39,18 @@ class Draft:
             found.append(((*found[parent], token)) if parent >= 0 else (token,))
         return found
 
-    @property
-    def deepest(self) -> int:
-        """Nodes of the longest path."""
+    @cached_property
+    def depths(self) -> list[int]:
+        """Nodes of the path to every node."""
         depths: list[int] = []
         for parent in self.parents:
             depths.append(1 + (depths[parent] if parent >= 0 else 0))
-        return max(depths, default=0)
+        return depths
+
+    @cached_property
+    def deepest(self) -> int:
+        """Nodes of the longest path."""
+        return max(self.depths, default=0)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -100,6 +121,17 @@ def best_first(scores: Mapping[Path, float], shape: TreeShape) -> Draft:
     return _from_paths(ranked[: shape.budget])
 
 
+def extend(draft: Draft, tokens: Sequence[int], matched: int) -> Draft:
+    """Copied ``tokens``, before which ``matched`` did, below the first of the deepest nodes."""
+    if not tokens:
+        return draft
+    tip = draft.depths.index(draft.deepest) if draft.tokens else -1
+    parents = (tip, *range(len(draft), len(draft) + len(tokens) - 1))
+    both = (*draft.tokens, *tokens), (*draft.parents, *parents)
+    return Draft(*both, copied=len(tokens), extended=matched)
+
+
 def merge(first: Draft, second: Draft, budget: int) -> Draft:
     """Both in one tree of at most ``budget`` nodes; ``first`` is kept whole as far as it fits."""
-    return _from_paths([*first.paths(), *second.paths()][:budget])
+    both = _from_paths([*first.paths(), *second.paths()][:budget])
+    return replace(both, copied=first.copied, extended=first.extended)

@@ -14,13 +14,12 @@ from ...cache import ModelCache
 from ...cache.storage import BLOCK
 from ...nn import MiMoForCausalLM
 from ..request import Request
-from .draft import Draft, Round, TreeShape, Walk
+from .draft import Draft, Round, Walk
 from .policy import Plan
 
 __all__ = ["NativeRounds"]
 
 _NOTHING, _PLAIN = Draft(), Plan()
-_NO_BLOCKS = TreeShape(width=0, beam=0, budget=0)
 
 
 @dataclass
@@ -44,7 +43,7 @@ class NativeRounds:
         width = model.config.hidden_size * cache.dtype.itemsize if self.heads else 0
         self._rows = native("cpu").SpeculativeRows(cache.rows, width, self._capacity)
         self._state = [_Row() for _ in range(cache.rows)]
-        self._plan = None
+        self._plan = None  # whose weights the rows have
         self._block_caches = [cache.native_mtp_layers(k) for k in range(self.heads)]
 
     @classmethod
@@ -57,8 +56,13 @@ class NativeRounds:
 
     def ready(self) -> bool:
         """Whether it still can; to be asked before every round."""
-        self._plan = self.model._native.plan(self.model, self.cache)
-        return self._plan is not None and self._plan.embeds
+        plan = self.model._native.plan(self.model, self.cache)
+        if plan is None or not plan.embeds:
+            return False
+        if plan is not self._plan:
+            self._plan, blocks = plan, plan.blocks if self.heads else ()
+            self._rows.attach(plan.decoder, self.cache.native_layers, blocks, self._block_caches)
+        return True
 
     def observe(self, row: int, hidden: Tensor, at: Sequence[int], position: int) -> None:
         """Tokens ``at``, in a row, of a pass with hidden [1, N, D] now stand at ``position`` and
@@ -80,57 +84,31 @@ class NativeRounds:
     def run(
         self,
         requests: Sequence[Request],
-        depths: Sequence[int],
-        plan: Plan,
+        plan: Plan = _PLAIN,
         extra: Sequence[Draft] | None = None,
     ) -> Round:
-        """One round, by row, of requests with all tokens fed but the last.
-
-        depths: of the deepest draft that is of use. extra: drafts beside those of the plan.
-        """
+        """One round, by row, of requests with all tokens fed but the last. extra: drafts beside
+        those of the plan."""
         if extra is None:
-            rows = [(r.row, depth, (), ()) for r, depth in zip(requests, depths, strict=True)]
+            rows = [(r.row, r.room, (), ()) for r in requests]
         else:
             rows = [
-                (r.row, depth, draft.tokens, draft.parents)
-                for r, depth, draft in zip(requests, depths, extra, strict=True)
+                (r.row, r.room, draft.tokens, draft.parents)
+                for r, draft in zip(requests, extra, strict=True)
             ]
-        return self._run(requests, rows, plan)
-
-    def run_plain(self, requests: Sequence[Request]) -> Round:
-        """The same without drafts."""
-        return self._run(requests, [(r.row, 0, (), ()) for r in requests], _PLAIN)
-
-    def _run(
-        self, requests: Sequence[Request], rows: list[tuple[object, ...]], plan: Plan
-    ) -> Round:
         for request in requests:
             self._sync(request)
-        shape = plan.blocks if plan.blocks is not None and self.heads else _NO_BLOCKS
-        walks, drafting, verifying, steps = self._rows.round(
-            self._plan.decoder,
-            self.cache.native_layers,
-            self._plan.blocks if self.heads else (),
-            self._block_caches,
-            rows,
-            shape.width,
-            shape.beam,
-            shape.budget,
-            shape.least_step,
-            shape.least_node,
-            plan.copied,
-            plan.beside,
-        )
+        walks, drafting, verifying, steps = self._rows.round(rows, plan.native)
         self.cache.drop_step()
         for request, (tokens, *_) in zip(requests, walks, strict=True):
             self._state[request.row].known += len(tokens)
         return Round(
             (),
             [
-                Walk(Draft(nodes, parents) if nodes else _NOTHING, path, tokens, logprobs)
-                for tokens, logprobs, path, nodes, parents, _ in walks
+                Walk(Draft(nodes, parents, *below) if nodes else _NOTHING, path, tokens, logprobs)
+                for tokens, logprobs, path, nodes, parents, _, *below in walks
             ],
-            [matched for *_, matched in walks],
+            [walk[5] for walk in walks],
             drafting,
             verifying,
             steps,

@@ -10,11 +10,11 @@ from ...cache import ModelCache
 from ...errors import ShapeError
 from ...nn import MiMoForCausalLM
 from ..request import Request
-from .draft import MOST_NODES, Draft, Round, TreeShape, chain, merge
+from .draft import MOST_NODES, Draft, Round, TreeShape, chain, extend, merge
 from .mtp import MTPDrafter
 from .native import NativeRounds
 from .ngram import NGrams
-from .policy import BLOCKS, LONGEST_MATCH, Plan, Policy
+from .policy import LONGEST_MATCH, Plan, Policy
 
 __all__ = ["Mode", "Speculator"]
 
@@ -29,6 +29,10 @@ _PLANS = {
 
 # What is worth its time depends on the model, and outlives an engine.
 _policies: WeakKeyDictionary[MiMoForCausalLM, dict[int, Policy]] = WeakKeyDictionary()
+
+
+# Rounds without drafts are told to the policy so many at once.
+_PLAIN_AT_ONCE = 16
 
 
 class Speculator:
@@ -54,6 +58,9 @@ class Speculator:
         if self.plan is not None and not self.heads:
             self.plan = Plan(None, _COPY_8)
         self.policies = _policies.setdefault(model, {})
+        # Rounds without drafts that the policy has not heard of yet, and how many it then hears of.
+        self._idle, self._due = 0, 1
+        self._seconds = self._logprob = 0.0
         self._ngrams: dict[int, NGrams] = {}
 
     def observe(self, row: int, hidden: Tensor, at: Sequence[int], position: int) -> None:
@@ -76,12 +83,10 @@ class Speculator:
         if self.native is not None and not self.native.ready():
             return Round()
         plan = self.plan or self._policy(requests).plan
-        if not plan.copied and plan.blocks is None and self.native is not None:
-            return self.native.run_plain(requests)
-        # The last token of a request is never fed, so none may be drafted in its place.
-        depths = [r.sampling.max_tokens - len(r.output) - 1 for r in requests]
         if self.native is not None:
-            return self.native.run(requests, depths, plan)
+            return self.native.run(requests, plan)
+        # The last token of a request is never fed, so none may be drafted in its place.
+        depths = [r.room for r in requests]
         copies = self._copies(requests, depths, plan)
         drafts = [Draft()] * len(requests)
         if plan.blocks is not None and self.drafter is not None:
@@ -89,6 +94,11 @@ class Speculator:
             if not plan.beside:
                 asked = [0 if m else d for d, (_, m) in zip(depths, copies, strict=True)]
             drafts = self.drafter.draft(requests, asked, plan.blocks)
+            if any(plan.extended):
+                drafts = [
+                    self._extended(r, d, depth, plan)
+                    for r, d, depth in zip(requests, drafts, depths, strict=True)
+                ]
         drafts = [
             merge(draft, chain(tokens), MOST_NODES - 1)
             for draft, (tokens, _) in zip(drafts, copies, strict=True)
@@ -102,18 +112,40 @@ class Speculator:
         """A round's tokens over all requests, and its time."""
         if self.mode != "auto":
             return
-        policy = self._policy(requests)
-        arm = max(round.matched, default=BLOCKS)
-        if arm == BLOCKS and not round.steps:
-            policy.record_plain(seconds)
+        if not (round.steps or any(round.matched)):  # which must not cost what it may save
+            self._idle += 1
+            self._seconds += seconds
+            if round.walks:
+                self._logprob += round.walks[0].logprobs[0]
+            if self._idle >= self._due:
+                self._settle(requests)
             return
-        nodes = sum(1 + len(walk.draft) for walk in round.walks) or len(requests)
-        depth = max((walk.draft.deepest for walk in round.walks), default=0)
+        self._settle(requests)
+        policy = self._policy(requests)
+        arm = max(round.matched)
+        nodes, depth, logprob = 0, 0, 0.0
+        for walk in round.walks:
+            nodes += 1 + len(walk.draft)
+            depth = max(depth, walk.draft.deepest)
+            logprob += sum(walk.logprobs)
+            if walk.draft.copied:
+                policy.record_tail(walk.draft, len(walk.path))
+        nodes = nodes or len(requests)
         policy.costs.record(nodes, round.verify_time, round.steps * policy.warm, round.draft_time)
-        policy.record(arm, tokens / len(requests), seconds, depth)
+        policy.record(arm, tokens / len(requests), seconds, depth, logprob / tokens)
+
+    def _settle(self, requests: Sequence[Request]) -> None:
+        """Tell the policy of rounds without drafts."""
+        count = self._idle
+        if count:
+            policy = self._policy(requests)
+            policy.record_plain(self._seconds / count, self._logprob / count, count)
+            self._due = _PLAIN_AT_ONCE if policy.plain.rounds > 1 else 1
+            self._idle, self._seconds, self._logprob = 0, 0.0, 0.0
 
     def finished(self, request: Request) -> None:
         """Let go of what was kept for a request."""
+        self._idle, self._seconds, self._logprob = 0, 0.0, 0.0  # the batch is another from now on
         self._ngrams.pop(request.index, None)
 
     def _copies(
@@ -130,6 +162,16 @@ class Speculator:
                 tokens = tokens[: plan.copied[matched]]
             found.append((tokens, matched if tokens else 0))
         return found
+
+    def _extended(self, request: Request, draft: Draft, depth: int, plan: Plan) -> Draft:
+        """With copied text below the deepest path."""
+        room = min(depth - draft.deepest, MOST_NODES - 1 - len(draft), max(plan.extended))
+        if not draft.tokens or room <= 0:
+            return draft
+        path = draft.paths()[draft.depths.index(draft.deepest)]
+        table = self._ngrams.setdefault(request.index, NGrams())
+        tokens, size = table.look_up(request.tokens, room, path)
+        return extend(draft, tokens[: plan.extended[size]], size)
 
     def _policy(self, requests: Sequence[Request]) -> Policy:
         policy = self.policies.get(len(requests))
