@@ -29,7 +29,7 @@ __device__ inline Finish finish(float most, float sum, float sink) {
   const float top = fmaxf(most, sink);
   if (top == -INFINITY) return {0, -INFINITY};
   const float own = fast_exp2(most - top), total = fmaf(sum, own, fast_exp2(sink - top));
-  return {own / total, (top + log2f(total)) * 0.6931471805599453f};
+  return {own / total, (top + fast_log2(total)) * 0.6931471805599453f};
 }
 
 // `token` counts all tokens.

@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kSm80Threads, 2)
 #pragma unroll
       for (int i = 0; i < kLaneKeys; ++i) {
         score[r][i] *= p.scale_log2;
-        if (!sees(p, b, query, at, lane + 32 * i, depths)) score[r][i] = -INFINITY;
+        if (!sees(p, query, at, lane + 32 * i, depths)) score[r][i] = -INFINITY;
         most = fmaxf(most, score[r][i]);
       }
       most = most_of_warp(most);

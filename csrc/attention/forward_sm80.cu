@@ -101,15 +101,14 @@ __global__ void __launch_bounds__(kSm80Threads)
     }
 
     const bool all_seen = (at.committed || !p.ancestors) && at.position >= b.lowest &&
-                          at.position + kSm80KeyTile - 1 <= min(b.highest, b.keys - 1) &&
-                          (!at.committed || at.position + kSm80KeyTile <= 0);
+                          at.position + kSm80KeyTile - 1 <= (at.committed ? -1 : b.highest);
     if (!all_seen) {
 #pragma unroll
       for (int n = 0; n < kScoreTiles; ++n)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int key = key_warp * kWarpKeys + n * 8 + lane % 4 * 2 + i % 2;
-          if (!sees(p, b, query[i / 2], at, key, depths)) score[n][i] = -INFINITY;
+          if (!sees(p, query[i / 2], at, key, depths)) score[n][i] = -INFINITY;
         }
     }
 

@@ -33,4 +33,11 @@ __device__ inline float fast_exp2(float x) {
   return y;
 }
 
+// To 2^-22 between 1/2 and 2, relatively beyond; not for denormal numbers.
+__device__ inline float fast_log2(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 }  // namespace mn

@@ -10,15 +10,16 @@ __device__ void store(__nv_bfloat16* to, float4 x) {
 }
 __device__ void store(float* to, float4 x) { __stcg(reinterpret_cast<float4*>(to), x); }
 
-// The splits of a row, by one warp: lane s holds the statistics of split s.
+constexpr int kWarps = kSm80Threads / 32;
+
+// The splits of a token's head, by one warp: lane s holds the statistics of split s.
 template <class T>
 __global__ void __launch_bounds__(kSm80Threads)
     merge_kernel(const AttentionSm80Problem p, int splits) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  const int64_t rows = int64_t{p.total_q} * p.q_heads;
-  const int64_t row = int64_t{blockIdx.x} * (kSm80Threads / 32) + threadIdx.x / 32;
-  if (row >= rows) return;
-  const int head = static_cast<int>(row % p.q_heads), token = static_cast<int>(row / p.q_heads);
+  const int lane = static_cast<int>(threadIdx.x % 32), token = static_cast<int>(blockIdx.x);
+  const int head = static_cast<int>(blockIdx.y * kWarps + threadIdx.x / 32);
+  if (head >= p.q_heads) return;
+  const int64_t rows = int64_t{p.total_q} * p.q_heads, row = int64_t{token} * p.q_heads + head;
   float2 own = make_float2(-INFINITY, 0);
   if (lane < splits) own = reinterpret_cast<const float2*>(p.partial_stats)[lane * rows + row];
   float most = own.x;
@@ -48,9 +49,9 @@ __global__ void __launch_bounds__(kSm80Threads)
 
 template <class T>
 void launch(const AttentionSm80Problem& p, int splits, cudaStream_t stream) {
-  const int64_t rows = int64_t{p.total_q} * p.q_heads, each = kSm80Threads / 32;
-  merge_kernel<T>
-      <<<static_cast<unsigned>((rows + each - 1) / each), kSm80Threads, 0, stream>>>(p, splits);
+  const dim3 grid(static_cast<unsigned>(p.total_q),
+                  static_cast<unsigned>((p.q_heads + kWarps - 1) / kWarps));
+  merge_kernel<T><<<grid, kSm80Threads, 0, stream>>>(p, splits);
 }
 
 }  // namespace

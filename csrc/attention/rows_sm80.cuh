@@ -132,12 +132,11 @@ __device__ inline void note_depths(const AttentionSm80Problem& p, const Block& b
 }
 
 // Whether the query sees key `key` of the tile.
-__device__ inline bool sees(const AttentionSm80Problem& p, const Block& b, const Query& q,
-                            const KeyTile& at, int key, const int* depths) {
-  const bool tree = p.ancestors && !at.committed;
-  const int stored = at.position + key, position = tree ? depths[key] : stored;
-  return stored < (at.committed ? 0 : b.keys) && position >= q.lowest &&
-         (tree ? (q.mask >> key & 1) != 0 : position <= q.highest);
+__device__ inline bool sees(const AttentionSm80Problem& p, const Query& q, const KeyTile& at,
+                            int key, const int* depths) {
+  if (p.ancestors && !at.committed) return (q.mask >> key & 1) != 0 && depths[key] >= q.lowest;
+  const int position = at.position + key;
+  return position >= q.lowest && position <= (at.committed ? -1 : q.highest);
 }
 
 }  // namespace mn

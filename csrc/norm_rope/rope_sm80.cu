@@ -84,13 +84,12 @@ void launch(const RopeProblem& p, cudaStream_t stream) {
   kernel<<<grid, plan.threads, 0, stream>>>(p, plan);
 }
 
-// One thread per token and pair. Cosine and sine of the float32 angle are taken in float64, as on
-// the CPU: a table is made once per pass.
-__global__ void __launch_bounds__(kRopeThreads) rope_table_kernel(const RopeTableProblem p) {
-  const int64_t i = int64_t{blockIdx.x} * kRopeThreads + threadIdx.x;
-  if (i >= p.tokens * p.half) return;
-  const int64_t token = i / p.half;
-  const int j = static_cast<int>(i % p.half);
+// A thread per pair, in x, and token, in y. Cosine and sine of the float32 angle are taken in
+// float64, as on the CPU: a table is made once per pass.
+__global__ void __launch_bounds__(kMostRopePairs) rope_table_kernel(const RopeTableProblem p) {
+  const int64_t token = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
+  if (token >= p.tokens) return;
+  const auto j = static_cast<int>(threadIdx.x);
   const float angle = static_cast<float>(p.positions[token]) * p.frequency[j];
   double sine, cosine;
   sincos(static_cast<double>(angle), &sine, &cosine);
@@ -105,8 +104,10 @@ void rope_f32_sm80(const RopeProblem& p, cudaStream_t stream) { launch<float>(p,
 void rope_bf16_sm80(const RopeProblem& p, cudaStream_t stream) { launch<__nv_bfloat16>(p, stream); }
 
 void rope_table_sm80(const RopeTableProblem& p, cudaStream_t stream) {
-  const int64_t blocks = (p.tokens * p.half + kRopeThreads - 1) / kRopeThreads;
-  if (blocks > 0) rope_table_kernel<<<static_cast<unsigned>(blocks), kRopeThreads, 0, stream>>>(p);
+  if (p.tokens == 0 || p.half == 0) return;
+  const dim3 threads(static_cast<unsigned>(p.half), static_cast<unsigned>(kMostRopePairs / p.half));
+  const int64_t blocks = (p.tokens + threads.y - 1) / threads.y;
+  rope_table_kernel<<<static_cast<unsigned>(blocks), threads, 0, stream>>>(p);
 }
 
 }  // namespace mn

@@ -4,6 +4,8 @@
 //   sums      weights exp((x - largest) / T), a warp per 1024 ids, in float64
 //   draw      the first id, in ascending order, whose cumulative weight exceeds coin * total:
 //             first its chunk, then, by one warp, its lane's 32 ids, then the id
+#include <climits>
+
 #include "runtime/cuda/pack.cuh"
 #include "sampling/kernels_cuda.h"
 #include "sampling/philox.h"
@@ -19,34 +21,34 @@ struct Largest {
   bool bad;  // NaN or +inf was seen
 };
 
-__device__ Largest larger(const Largest& a, const Largest& b) {
-  const bool first = a.value > b.value || (a.value == b.value && a.id < b.id);
-  return {first ? a.value : b.value, first ? a.id : b.id, a.bad || b.bad};
+// A logit and its id as one number, the larger the better: a larger logit, or a lower id of equal
+// ones. Logits are ordered as their bits are, once those of negative ones are turned around.
+__device__ uint64_t key_of(float logit, int id) {
+  const int bits = __float_as_int(logit + 0.f);  // -0 is 0
+  const auto rank = static_cast<unsigned>(bits ^ (bits >> 31 | INT_MIN));
+  return uint64_t{rank} << 32 | ~static_cast<unsigned>(id);
+}
+__device__ Largest largest_of_key(uint64_t key, bool bad) {
+  const auto rank = static_cast<int>(key >> 32);
+  return {__int_as_float(rank ^ (~rank >> 31 | INT_MIN)), static_cast<int>(~key), bad};
 }
 
 template <class T>
 __device__ Largest largest_of(const T* x, int vocab) {
-  __shared__ float values[kWarps];
-  __shared__ int ids[kWarps], bads[kWarps];
-  Largest best{-INFINITY, vocab, false};
+  __shared__ uint64_t keys[kWarps];
+  uint64_t best = 0;
+  bool bad = false;
   for (int id = static_cast<int>(threadIdx.x); id < vocab; id += kThreads) {
     const float value = widen(x[id]);
-    if (value > best.value) best = {value, id, best.bad};
-    best.bad |= !(value < INFINITY);
+    best = max(best, key_of(value, id));
+    bad |= !(value < INFINITY);
   }
   for (int offset = 16; offset > 0; offset /= 2)
-    best = larger(best,
-                  {__shfl_xor_sync(~0u, best.value, offset), __shfl_xor_sync(~0u, best.id, offset),
-                   __shfl_xor_sync(~0u, static_cast<int>(best.bad), offset) != 0});
-  const int warp = static_cast<int>(threadIdx.x / 32);
-  if (threadIdx.x % 32 == 0) {
-    values[warp] = best.value;
-    ids[warp] = best.id;
-    bads[warp] = best.bad;
-  }
-  __syncthreads();
-  for (int w = 0; w < kWarps; ++w) best = larger(best, {values[w], ids[w], bads[w] != 0});
-  return best;
+    best = max(best, __shfl_xor_sync(~0u, best, offset));
+  if (threadIdx.x % 32 == 0) keys[threadIdx.x / 32] = best;
+  bad = __syncthreads_or(bad) != 0;
+  for (int w = 0; w < kWarps; ++w) best = max(best, keys[w]);
+  return largest_of_key(best, bad);
 }
 
 __device__ float inverse_temperature(float t) { return fminf(1.f / t, 3.402823466e38f); }

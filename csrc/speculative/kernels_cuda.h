@@ -17,7 +17,7 @@ struct WalkProblem {
   const int64_t* tokens;
   const int64_t* parents;
   const int64_t* drawn;  // [nodes], -1: the node's logits are no distribution
-  int64_t* visited;      // [nodes]: the root and the accepted nodes, then -1
+  int64_t* visited;      // [nodes]: the root and the accepted nodes
   int64_t* count;        // [1]: how many those are; -1 if a visited node has drawn nothing
 };
 void walk_tree_sm80(const WalkProblem& problem, cudaStream_t stream);

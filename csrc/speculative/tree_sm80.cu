@@ -10,6 +10,7 @@ __device__ TreeFault fault_of(const DraftTreeProblem& p, int node) {
   const int64_t parent = p.parents[node];
   if (node == 0) return parent == -1 ? TreeFault::none : TreeFault::root;
   if (parent < 0 || parent >= node) return TreeFault::order;
+#pragma unroll 1
   for (int other = 1; other < node; ++other)
     if (p.parents[other] == parent && p.tokens[other] == p.tokens[node]) return TreeFault::twins;
   return TreeFault::none;
@@ -52,12 +53,12 @@ __global__ void __launch_bounds__(32) walk_kernel(const WalkProblem p) {
     ++count;
     // Siblings differ in their tokens: at most one lane has a child of this token.
     int child = -1;
-    for (int other = lane; other < nodes; other += 32)
-      if (other > 0 && p.parents[other] == node && p.tokens[other] == token) child = other;
+#pragma unroll
+    for (int other = lane; other < kMostNodes; other += 32)
+      if (other < nodes && p.parents[other] == node && p.tokens[other] == token) child = other;
     const unsigned found = __ballot_sync(~0u, child >= 0);
     node = found ? __shfl_sync(~0u, child, __ffs(static_cast<int>(found)) - 1) : -1;
   }
-  for (int i = count + lane; i < nodes; i += 32) p.visited[i] = -1;
   if (lane == 0) *p.count = defined ? count : -1;
 }
 
