@@ -16,6 +16,7 @@ __global__ void __launch_bounds__(kThreads) commit_kernel(const CommitSm80Proble
       static_cast<uint32_t>(position) % static_cast<uint32_t>(p.capacity);  // far below 2^32
   const int key_chunks = static_cast<int>(p.keys.row_bytes) / kChunk;
   const int chunks = key_chunks + static_cast<int>(p.values.row_bytes) / kChunk;
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < p.kv_heads * chunks; i += kThreads) {
     const int head = i / chunks, chunk = i % chunks;
     const CommitTensor& t = chunk < key_chunks ? p.keys : p.values;

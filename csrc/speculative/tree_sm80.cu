@@ -54,8 +54,10 @@ __global__ void __launch_bounds__(32) walk_kernel(const WalkProblem p) {
     // Siblings differ in their tokens: at most one lane has a child of this token.
     int child = -1;
 #pragma unroll
-    for (int other = lane; other < kMostNodes; other += 32)
+    for (int i = 0; i < kMostNodes / 32; ++i) {
+      const int other = lane + 32 * i;
       if (other < nodes && p.parents[other] == node && p.tokens[other] == token) child = other;
+    }
     const unsigned found = __ballot_sync(~0u, child >= 0);
     node = found ? __shfl_sync(~0u, child, __ffs(static_cast<int>(found)) - 1) : -1;
   }

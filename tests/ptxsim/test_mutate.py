@@ -68,11 +68,16 @@ def test_a_mutant_differs_in_one_line() -> None:
     assert changed == [3]
 
 
-def test_functions_belong_to_the_kernels_of_their_module() -> None:
+def test_functions_belong_to_the_kernels_that_call_them() -> None:
     declared = ".func (.param .b64 r) g\n(\n.param .b64 p\n)\n;\n"
     defined = ".func (.param .b64 r) g(\n.param .b64 p\n)\n" + PTX
-    ptx = Ptx(declared + ".entry f(\n)\n" + PTX + defined)
-    assert [(kernel.name, kernel.entries) for kernel in ptx.kernels] == [("f", {"f"}), ("g", {"f"})]
+    calls = PTX.replace("{\n", "{\ncall (r), g, (p);\n", 1)
+    ptx = Ptx(declared + ".entry f(\n)\n" + calls + ".entry h(\n)\n" + PTX + defined)
+    assert [(kernel.name, kernel.entries) for kernel in ptx.kernels] == [
+        ("f", {"f"}),
+        ("h", {"h"}),
+        ("g", {"f"}),
+    ]
     assert all(ptx.kernel_of(mutation.line) for mutation in mutations(ptx.text))
 
 

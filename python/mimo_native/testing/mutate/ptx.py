@@ -21,7 +21,7 @@ _SILENT = ("st.", "red.", "bar", "cp.", "prefetch")  # their first operand is no
 class Kernel:
     """An entry on the lines ``first`` to ``last``; ``digest`` of its code without places.
 
-    ``entries``: itself, or of a function all entries of the module, which may call it.
+    ``entries``: itself, or of a function the entries that name it.
     """
 
     name: str
@@ -53,11 +53,13 @@ class Ptx:
         for first, text in enumerate(self.lines, 1):
             if (match := _ENTRY.match(text)) and (last := self._end(first)):
                 found.append((match[1], match[2], first, last))
-        entries = frozenset(name for kind, name, _, _ in found if kind == "entry")
+        bodies = {name: "\n".join(self.lines[first - 1 : last])
+                  for kind, name, first, last in found if kind == "entry"}  # fmt: skip
         return tuple(
             Kernel(name, first, last, self._digest(first, last),
-                   frozenset({name}) if kind == "entry" else entries)
-            for kind, name, first, last in found
+                   frozenset({name} & bodies.keys()
+                             or (entry for entry, body in bodies.items() if name in body)))
+            for _, name, first, last in found
         )  # fmt: skip
 
     def _digest(self, first: int, last: int) -> str:

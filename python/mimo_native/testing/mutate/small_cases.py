@@ -1,5 +1,6 @@
 """Rotary embedding, sampling and draft trees as subjects."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -35,9 +36,11 @@ def _rope(
     return case
 
 
-def _rope_table(tokens: int, rotary: int) -> Case:
+def _rope_table(tokens: int, rotary: int, stride: int = 8191) -> Case:
+    """Above angles of 2^31 sines and cosines are found by another way."""
+
     def case(_: SimulatedGpu) -> None:
-        positions = torch.arange(tokens) * 8191
+        positions = torch.arange(tokens) * stride
         got = ops.rope_table(positions, theta=1e4, rotary_dim=rotary)
         want = reference.rope_table(positions, theta=1e4, rotary_dim=rotary)
         torch.testing.assert_close(got, want, rtol=0, atol=1.2e-7)
@@ -52,8 +55,16 @@ register(
     *(_rope(2, (16, 2), (192, 128, 64), dtype) for dtype in (_F32, _BF16)),
     *(_rope(1, (33, 1), (30, 16, 30), dtype) for dtype in (_F32, _BF16)),
     _rope(2, (2, 1), (32, 8, 32), _BF16),
+    only=("rope_kernel",),
 )
-register("rope_table", _rope_table(40, 64), _rope_table(3, 2), _rope_table(128, 4))
+register(
+    "rope_table",
+    _rope_table(40, 64),
+    _rope_table(3, 2),
+    _rope_table(128, 4),
+    _rope_table(50, 8, 1 << 34),
+    only=("rope_table",),
+)
 
 
 def _sample(
@@ -96,6 +107,43 @@ def _sample(
     return case
 
 
+def _spike(vocab: int, step: int, dtype: torch.dtype = _F32) -> Case:
+    """Each row's weight lies in one place, and the places are everywhere."""
+
+    def case(_: SimulatedGpu) -> None:
+        places = torch.arange(step - 1, vocab, step)
+        rows = torch.arange(len(places))
+        logits = torch.full((len(places), vocab), -7.0, dtype=dtype)
+        logits[rows, places] = 30.0
+        ids, logprobs = ops.sample(logits, seed=rows, position=rows)
+        assert torch.equal(ids, places)
+        torch.testing.assert_close(logprobs, torch.zeros(len(places)), rtol=0, atol=1e-6)
+
+    return case
+
+
+# A coin that is a fraction of few bits: _COIN / 1024.
+_SEED, _POSITION, _COIN = 16, 1259857944, 449
+
+
+def _boundary(gap: int, dtype: torch.dtype = _F32) -> Case:
+    """1024 equal weights, of which the first _COIN make up the coin exactly: the next one is drawn.
+    ``gap``: so many ids before and behind the boundary have none."""
+
+    def case(_: SimulatedGpu) -> None:
+        logits = torch.full((1, 1024 + 4096), -torch.inf, dtype=dtype)
+        before = 2048 - gap if gap else 2000
+        logits[0, before - _COIN : before] = 0
+        after = before + 2 * gap
+        logits[0, after : after + 1024 - _COIN] = 0
+        one = torch.ones(1, dtype=torch.int64)
+        ids, logprobs = ops.sample(logits, seed=_SEED * one, position=_POSITION * one)
+        assert ids.tolist() == [after]
+        assert abs(float(logprobs) + math.log(1024)) < 1e-6
+
+    return case
+
+
 register(
     "sample",
     *(_sample(40, 50, dtype) for dtype in (_F32, _BF16)),
@@ -107,6 +155,12 @@ register(
     *(_sample(5, 600, dtype, spoilt=torch.nan) for dtype in (_F32, _BF16)),
     *(_sample(5, 600, dtype, spoilt=torch.inf) for dtype in (_F32, _BF16)),
     *(_sample(2, 300, dtype, spoilt=-torch.inf) for dtype in (_F32, _BF16)),
+    # Weights in every place of a chunk and in every chunk; then draws on the edges of ids, of a
+    # lane's ids and of chunks.
+    *(_spike(1100, 1, dtype) for dtype in (_F32, _BF16)),
+    *(_spike(9 * 1024 + 5, 341, dtype) for dtype in (_F32, _BF16)),
+    *(_spike(vocab, 256, dtype) for vocab in (2048, 3072, 4096) for dtype in (_F32, _BF16)),
+    *(_boundary(gap, dtype) for gap in (0, 1, 32, 40, 1024) for dtype in (_F32, _BF16)),
 )
 
 
