@@ -1,6 +1,7 @@
 """Attention's kernels as subjects: forward and merge, and the commit of a cache."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,13 +52,17 @@ def _varlen(
     wide: bool = False,
     dtype: torch.dtype = _BF16,
 ) -> Case:
-    """Documents; ``wide``: edges of 64 bits."""
+    """Documents; ``wide``: edges of 64 bits. Keys that nobody asks for are NaN."""
 
     def case(_: SimulatedGpu) -> None:
         lens = [q_lens, q_lens if k_lens is None else k_lens]
         q, k, value = _tensors(sum(lens[0]), sum(lens[1]), heads, groups, qk, v, dtype)
         kind = torch.int64 if wide else torch.int32
         edges = [torch.tensor([0, *n]).cumsum(0).to(kind) for n in lens]
+        for document, queries in enumerate(q_lens):
+            if not queries:
+                k[slice(*edges[1][document : document + 2])] = torch.nan
+                value[slice(*edges[1][document : document + 2])] = torch.nan
         options = {"cu_seqlens_q": edges[0], "cu_seqlens_k": edges[1], "window_keys": window,
                    "sink": _sinks(heads) if sink else None, "return_lse": True}  # fmt: skip
         got = ops.attention_varlen(q, k, value, **options)
@@ -78,9 +83,10 @@ def _dense(
     qk: int = 24,
     v: int = 16,
     sink: torch.dtype | None = None,
+    dtype: torch.dtype = _BF16,
 ) -> Case:
     def case(_: SimulatedGpu) -> None:
-        tensors = _tensors(batch * queries, batch * keys, heads, 1, qk, v)
+        tensors = _tensors(batch * queries, batch * keys, heads, 1, qk, v, dtype)
         q, k, value = (t.unflatten(0, (batch, -1)) for t in tensors)
         options = {"causal": causal, "kv_lens": None if lens is None else torch.tensor(lens),
                    "sink": None if sink is None else _sinks(heads).to(sink),
@@ -90,6 +96,16 @@ def _dense(
         _compare(got, reference.attention(*(t.double() for t in (q, k, value)), **options))
 
     return case
+
+
+def _spoil(cache: LayerCache, window: int | None) -> None:
+    """NaN in every place of a cache that no new query sees."""
+    for row, length in enumerate(cache.lengths.tolist()):
+        seen = range(0 if window is None else max(0, length - window + 1), length)
+        places = torch.tensor(sorted({p % cache.capacity for p in seen}), dtype=torch.int64)
+        unseen = torch.ones(cache.capacity, dtype=torch.bool).index_fill(0, places, value=False)
+        cache.keys[row, :, unseen] = torch.nan
+        cache.values[row, :, unseen] = torch.nan
 
 
 class _Stored:
@@ -143,15 +159,44 @@ def _cached(
         masks = torch.tensor([m for n in new for m in _masks(n)]) if tree else None
         options = {"cu_seqlens_q": torch.tensor([0, *new]).cumsum(0), "window_keys": window,
                    "sink": _sinks(heads), "ancestors": masks, "return_lse": True}  # fmt: skip
+        stored = _Stored(cache)
+        _spoil(cache, window)
         got = ops.attention_cached(q, k, value, cache, **options)
         wider = (t.double() for t in (q, k, value))
-        _compare(got, reference.attention_cached(*wider, _Stored(cache), **options))
+        _compare(got, reference.attention_cached(*wider, stored, **options))
 
     return case
 
 
 _RELEASED = {"qk": 192, "v": 128}
 _SHARED = {"heads": 8, "groups": 1}  # few rows: the warps share them
+
+# Blocks of 64 rows where the query heads of a kv head are more than 16, else of 16 rows; one token
+# in each, so that all of its rows see the same keys, whose ends lie everywhere in a tile.
+_ENDS = tuple(range(60, 132, 3))
+
+
+def _edges(heads: int, **sizes: Any) -> list[Case]:
+    """The ends of what is seen in every column of a tile, of keys old and new, and beside keys that
+    are NaN; trees; every kind of call."""
+    between = tuple(n for end in _ENDS for n in (end, 1))
+    options = {"heads": heads, **sizes}
+    return [
+        _varlen((1, 0) * len(_ENDS), between, window=9, wide=True, **options),
+        _varlen((1,) * 3, (9, 64, 100), sink=False, **options),
+        _cached(_ENDS, (1,) * len(_ENDS), window=9, **options),
+        _cached(_ENDS, (1,) * len(_ENDS), **options),
+        _cached((70, 0), (40, 5), tree=True, window=5, **options),
+        _cached((3,), (64,), tree=True, **options),
+        _dense(2, 70, batch=3, lens=(70, 64, 5), sink=_BF16, **options),
+        _dense(3, 66, causal=False, sink=torch.float32, **options),
+    ]
+
+
+# Head dims whose steps and columns end everywhere in the unrolled loops.
+_SIZES = tuple(
+    {"qk": 32 * i - 24 if i < 8 else 256, "v": 16 * i - 8 * (i % 2)} for i in range(1, 9)
+)
 
 register(
     "attention",
@@ -179,7 +224,18 @@ register(
     # Splits of few rows, of several sequences, without a sink.
     _dense(1, 1300, batch=2, heads=3, v=72),
     _dense(1, 1300, batch=3, heads=1, sink=torch.float32),
-    only=("forward_sm80", "merge_sm80"),
+    *_edges(16),
+    *_edges(16, **_RELEASED),
+    *_edges(20),
+    *_edges(20, **_RELEASED),
+    # Several tokens in a block, whose windows begin in every column.
+    _varlen((70, 70), (70, 74), heads=2, window=9, **_RELEASED),
+    _cached((130, 5), (64, 0), heads=1, window=5, tree=True),
+    _cached((130, 5), (64, 0), heads=1, window=5, tree=True, **_RELEASED),
+    _cached((130,), (64,), heads=2, window=5, tree=True),
+    _cached((130,), (64,), heads=2, window=5, tree=True, **_RELEASED),
+    *(_varlen((3,), heads=heads, **sizes) for heads in (2, 20) for sizes in _SIZES),
+    only=("forward_sm80", "merge_kernelI13__nv_bfloat16"),
 )
 register(
     "attention_f32",
@@ -188,15 +244,29 @@ register(
     _cached((300, 0, 7), (1, 9, 0), window=9, dtype=torch.float32, **_SHARED),
     _cached((70, 3), (10, 1), tree=True, heads=2, v=128, dtype=torch.float32),
     _cached((1100,), (2,), heads=20, dtype=torch.float32),
-    only=("forward_f32_sm80",),
+    *_edges(16, dtype=torch.float32),
+    *_edges(20, dtype=torch.float32),
+    *(_varlen((3,), heads=2, dtype=torch.float32, **sizes) for sizes in _SIZES),
+    *(_varlen((3,), heads=20, v=sizes["v"], dtype=torch.float32) for sizes in _SIZES),
+    *(
+        _dense(1, 1300, batch=batch, heads=heads, v=v, sink=sink, dtype=torch.float32)
+        for batch, heads, v, sink in (
+            (2, 3, 72, None),
+            (3, 1, 16, _BF16),
+            (1, 8, 128, torch.float32),
+        )
+    ),
+    only=("forward_f32_sm80", "merge_kernelIf"),
 )
 
 
-def _commit(window: int | None, *counts: tuple[int, ...]) -> Case:
+def _commit(
+    window: int | None, *counts: tuple[int, ...], heads: int = 2, qk: int = 24, v_dim: int = 16
+) -> Case:
     """Several commits, the last of a path; what is read back is what was committed."""
 
     def case(_: SimulatedGpu) -> None:
-        sizes = {"num_kv_heads": 2, "head_dim": 24, "v_head_dim": 16}
+        sizes = {"num_kv_heads": heads, "head_dim": qk, "v_head_dim": v_dim}
         rows = len(counts[0])
         cache: LayerCache
         if window is None:
@@ -205,7 +275,7 @@ def _commit(window: int | None, *counts: tuple[int, ...]) -> Case:
             cache = RingLayerCache(rows, window, **sizes)
         held: list[list[Tensor]] = [[] for _ in range(rows)]
         for step, count in enumerate(counts):
-            _, k, v = _tensors(step, sum(count), 2, 2, 24, 16)
+            _, k, v = _tensors(step, sum(count), heads, heads, qk, v_dim)
             edges = [0, *torch.tensor(count).cumsum(0).tolist()]
             taken = None
             if step == len(counts) - 1:
@@ -234,4 +304,5 @@ register(
     _commit(65, (3, 0, 150), (1, 70, 1), (4, 2, 6)),
     _commit(130, (200, 128), (3, 2)),
     _commit(65, (200, 5)),
+    _commit(None, (3, 2), (1, 1), heads=16, qk=32, v_dim=32),  # a load for each thread
 )

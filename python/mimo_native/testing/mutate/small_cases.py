@@ -218,6 +218,27 @@ def _verify(nodes: int, temperature: float, boost: float) -> Case:
     return case
 
 
+def _descend(first: int, second: int) -> Case:
+    """The tokens drawn at the root and at its first child, in a tree whose nodes share theirs.
+
+    Children of the root: nodes 1 to 15, tokens 1 to 15, and from 47 on, tokens from 100 on; of node
+    1: nodes 32 to 46, tokens 1 to 15, and 16 to 31, tokens from 100 on.
+    """
+
+    def case(_: SimulatedGpu) -> None:
+        tokens = torch.tensor([0, *range(1, 16), *range(100, 116), *range(1, 16), *range(100, 117)])
+        parents = torch.tensor([-1, *[0] * 15, *[1] * 31, *[0] * 17])
+        logits = torch.zeros(64, 200)
+        logits[0, first] = logits[1, second] = 1
+        args = {"seed": 0, "position": 0, "temperature": 0.0}
+        ours = ops.verify_tree(logits, tokens, parents, **args)
+        want = reference.verify_tree(logits, tokens, parents, **args)
+        assert ours.path.tolist() == want.path.tolist()
+        assert ours.tokens.tolist() == want.tokens.tolist()
+
+    return case
+
+
 def _verify_spoilt(_: SimulatedGpu) -> None:
     tokens, parents = torch.tensor([0, 1, 2]), torch.tensor([-1, 0, 0])
     logits = torch.zeros(3, 8)
@@ -239,6 +260,7 @@ register(
     _refuse([0, 1, 1], [5, 0, 0], "parents", "root"),
     *(_verify(nodes, heat, 8.0) for nodes in (1, 20, 33, 64) for heat in (0.0, 0.5)),
     _verify(40, 1.0, 0.0),
+    *(_descend(*drawn) for drawn in ((9, 0), (105, 0), (1, 5), (1, 105), (116, 0), (117, 0))),
     _verify_spoilt,
     only=("tree_sm80",),
 )
