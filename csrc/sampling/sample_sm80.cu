@@ -74,35 +74,36 @@ __device__ void sum_chunks(const T* x, int vocab, const Row& row, double* sums) 
   }
 }
 
-// The drawn id of a chunk, before which `below` lies; all lanes of a warp call it and get it. Where
-// roundings leave the target out of reach, the last id with any weight is drawn.
+// Past weights, to the first whose cumulative weight exceeds the target; where roundings leave the
+// target out of reach, to the last that is a weight at all.
+struct Walk {
+  double target, before, upto;
+  int at = 0;
+  __device__ Walk(double target, double below) : target(target), before(below), upto(below) {}
+  __device__ void pass(int i, double weight) {
+    if (!(weight > 0 && upto <= target)) return;
+    at = i;
+    before = upto;
+    upto += weight;
+  }
+};
+
+// The drawn id of a chunk, before which `below` lies; all lanes of a warp call it and get it.
 template <class T>
 __device__ int draw_from_chunk(const T* x, int first, int vocab, const Row& row, double below,
                                double target) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int begin = first + lane * kLaneIds, end = min(begin + kLaneIds, vocab);
   double own = 0;
+#pragma unroll 1
   for (int id = begin; id < end; ++id) own += row.weight(widen(x[id]));
-  double upto = own;
-  for (int offset = 1; offset < 32; offset *= 2) {
-    const double before = __shfl_up_sync(~0u, upto, offset);
-    if (lane >= offset) upto += before;
-  }
-  const unsigned over = __ballot_sync(~0u, own > 0 && below + upto > target);
-  const unsigned some = __ballot_sync(~0u, own > 0);
-  const int chosen = over ? __ffs(static_cast<int>(over)) - 1 : 31 - __clz(static_cast<int>(some));
-  int drawn = 0;
-  if (lane == chosen) {
-    double sum = below + (upto - own);
-    for (int id = begin; id < end; ++id) {
-      const double weight = row.weight(widen(x[id]));
-      if (!(weight > 0)) continue;
-      drawn = id;
-      sum += weight;
-      if (sum > target) break;
-    }
-  }
-  return __shfl_sync(~0u, drawn, chosen);
+  Walk lanes(target, below);
+#pragma unroll
+  for (int i = 0; i < 32; ++i) lanes.pass(i, __shfl_sync(~0u, own, i));
+  Walk ids(target, lanes.before);
+#pragma unroll 1
+  for (int id = begin; id < end; ++id) ids.pass(id, row.weight(widen(x[id])));
+  return __shfl_sync(~0u, ids.at, lanes.at);
 }
 
 template <class T>
@@ -128,19 +129,15 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const SampleProblem p)
   // Every lane walks the same sums.
   const int chunks = (vocab + kSampleChunk - 1) / kSampleChunk;
   double total = 0;
+#pragma unroll 1
   for (int c = 0; c < chunks; ++c) total += sums[c];
   int id = largest.id;
   if (temperature != 0) {
     const double target = philox_uniform(p.seed[b], p.position[b]) * total;
-    double below = 0, upto = 0;
-    int chunk = 0;
-    for (int c = 0; c < chunks && upto <= target; ++c) {
-      if (!(sums[c] > 0)) continue;
-      below = upto;
-      upto += sums[c];
-      chunk = c;
-    }
-    id = draw_from_chunk(x, chunk * kSampleChunk, vocab, row, below, target);
+    Walk walk(target, 0);
+#pragma unroll 1
+    for (int c = 0; c < chunks; ++c) walk.pass(c, sums[c]);
+    id = draw_from_chunk(x, walk.at * kSampleChunk, vocab, row, walk.before, target);
   }
   if (threadIdx.x == 0) {
     p.ids[b] = id;

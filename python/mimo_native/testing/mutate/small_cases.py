@@ -126,20 +126,36 @@ def _spike(vocab: int, step: int, dtype: torch.dtype = _F32) -> Case:
 _SEED, _POSITION, _COIN = 16, 1259857944, 449
 
 
-def _boundary(gap: int, dtype: torch.dtype = _F32) -> Case:
-    """1024 equal weights, of which the first _COIN make up the coin exactly: the next one is drawn.
-    ``gap``: so many ids before and behind the boundary have none."""
+def _boundary(before: int, after: int, dtype: torch.dtype = _F32, *, dust: int = 0) -> Case:
+    """1024 equal weights, of which the first _COIN, the last at ``before``, make up the coin
+    exactly: the next one, at ``after``, is drawn.
+
+    dust: every so many ids between them weights that are lost when they are added one by one, and
+    not when they come together: the last of them is drawn, and no id that has none.
+    """
 
     def case(_: SimulatedGpu) -> None:
-        logits = torch.full((1, 1024 + 4096), -torch.inf, dtype=dtype)
-        before = 2048 - gap if gap else 2000
-        logits[0, before - _COIN : before] = 0
-        after = before + 2 * gap
+        logits = torch.full((1, 4 * 1024), -torch.inf, dtype=dtype)
+        logits[0, before + 1 - _COIN : before + 1] = 0
         logits[0, after : after + 1024 - _COIN] = 0
+        if dust:
+            logits[0, before + dust : after - 1 : dust] = -31.5
         one = torch.ones(1, dtype=torch.int64)
         ids, logprobs = ops.sample(logits, seed=_SEED * one, position=_POSITION * one)
-        assert ids.tolist() == [after]
-        assert abs(float(logprobs) + math.log(1024)) < 1e-6
+        drawn = range(before + dust, after - 1, dust)[-1] if dust else after
+        assert ids.tolist() == [drawn]
+        assert abs(float(logprobs) - float(logits[0, drawn]) + math.log(1024)) < 1e-5
+
+    return case
+
+
+def _equal(rows: int, vocab: int, dtype: torch.dtype) -> Case:
+    def case(_: SimulatedGpu) -> None:
+        args = {"seed": torch.arange(rows), "position": torch.arange(rows)}
+        ids, logprobs = ops.sample(torch.ones(rows, vocab, dtype=dtype), **args)
+        want, _ = reference.sample(torch.ones(rows, vocab, dtype=torch.float64), **args)
+        assert torch.equal(ids, want)
+        assert (logprobs + math.log(vocab)).abs().max() < 1e-5
 
     return case
 
@@ -159,8 +175,20 @@ register(
     # lane's ids and of chunks.
     *(_spike(1100, 1, dtype) for dtype in (_F32, _BF16)),
     *(_spike(9 * 1024 + 5, 341, dtype) for dtype in (_F32, _BF16)),
-    *(_spike(vocab, 256, dtype) for vocab in (2048, 3072, 4096) for dtype in (_F32, _BF16)),
-    *(_boundary(gap, dtype) for gap in (0, 1, 32, 40, 1024) for dtype in (_F32, _BF16)),
+    *(_spike(vocab, 128, dtype) for vocab in (1024, 2048, 4096, 8192) for dtype in (_F32, _BF16)),
+    *(_spike(vocab, 1, dtype) for vocab in (96, 100) for dtype in (_F32, _BF16)),
+    *(_equal(100, 1024, dtype) for dtype in (_F32, _BF16)),
+    # Inside a lane's ids, between two lanes, between chunks; dust in a lane, and in many.
+    *(
+        _boundary(*at, dtype)
+        for dtype in (_F32, _BF16)
+        for at in ((1999, 2000), (1983, 1984), (2007, 2088), (2047, 2048), (1000, 3100))
+    ),
+    *(
+        _boundary(*at, dtype, dust=dust)
+        for dtype in (_F32, _BF16)
+        for *at, dust in ((1984, 2016, 1), (1503, 2048, 32))
+    ),
 )
 
 
