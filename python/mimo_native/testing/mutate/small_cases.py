@@ -114,7 +114,7 @@ def _spike(vocab: int, step: int, dtype: torch.dtype = _F32) -> Case:
         places = torch.arange(step - 1, vocab, step)
         rows = torch.arange(len(places))
         logits = torch.full((len(places), vocab), -7.0, dtype=dtype)
-        logits[rows, places] = 30.0
+        logits[rows, places] = 200.0
         ids, logprobs = ops.sample(logits, seed=rows, position=rows)
         assert torch.equal(ids, places)
         torch.testing.assert_close(logprobs, torch.zeros(len(places)), rtol=0, atol=1e-6)
