@@ -16,6 +16,7 @@ from . import (  # register their subjects, and what is argued
     gemm_cases,
     routing_argued,
     routing_cases,
+    sampling_argued,
     small_argued,
     small_cases,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "routing_argued",
     "routing_cases",
     "run",
+    "sampling_argued",
     "small_argued",
     "small_cases",
     "stale",

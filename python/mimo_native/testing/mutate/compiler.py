@@ -11,7 +11,7 @@ __all__: list[str] = []
 _GUARD = re.compile(r"^@!?(%\w+)\s")
 
 
-def _guard_setter(ptx: Ptx, mutation: Mutation) -> str:
+def guard_setter(ptx: Ptx, mutation: Mutation) -> str:
     """The statement that sets the predicate of a guarded statement."""
     match = _GUARD.match(mutation.original)
     return ptx.setter(match[1], mutation.line) if match else ""
@@ -19,7 +19,7 @@ def _guard_setter(ptx: Ptx, mutation: Mutation) -> str:
 
 def _wide_division(ptx: Ptx, mutation: Mutation) -> bool:
     """The branch between a division of 64 bits and one of 32: are both operands' high halves 0?"""
-    match = re.match(r"setp\.(?:ne|eq)\.[bsu]64\s+%\w+, (%\w+), 0;", _guard_setter(ptx, mutation))
+    match = re.match(r"setp\.(?:ne|eq)\.[bsu]64\s+%\w+, (%\w+), 0;", guard_setter(ptx, mutation))
     if not match:
         return False
     masked = ptx.setter(match[1], mutation.line)

@@ -1,15 +1,28 @@
 """Arguments about the sampler, draft trees and the table of rotary angles."""
 
-from .arguments import argue
+from .arguments import Structure, argue
+from .compiler import guard_setter
+from .mutations import Mutation
+from .ptx import Ptx
 
 __all__: list[str] = []
 _BOUND = ("a bound shifted by one",)
-_GUARD = ("predicate negated", "predicate removed")
+
+
+def _decided_by(constant: str) -> Structure:
+    """The comparison with a constant, or what it guards."""
+
+    def holds(ptx: Ptx, mutation: Mutation) -> bool:
+        compared = guard_setter(ptx, mutation) or mutation.original
+        return compared.endswith(f", {constant};")
+
+    return holds
+
 
 for _name, _file, _line in (
     ("a warp's largest key", "sample_sm80.cu", r"if \(threadIdx\.x % 32 == 0\) keys"),
     ("a chunk's sum", "sample_sm80.cu", r"if \(lane == 0\) sums\["),
-    ("the drawn id", "sample_sm80.cu", r"^if \(threadIdx\.x == 0\) \{"),
+    ("the drawn id", "sample_sm80.cu", r"if \(threadIdx\.x == 0\) \{"),
     ("a visited node", "tree_sm80.cu", r"if \(lane == 0\) p\.visited"),
     ("how many nodes were visited", "tree_sm80.cu", r"if \(lane == 0\) \*p\.count"),
 ):
@@ -26,7 +39,7 @@ argue(
     "The other barrier, which also tells whether any thread saw what is no logit, is number 0 and"
     " waits for the whole block; all threads meet at this one, under whichever number.",
     files="sample_sm80.cu",
-    line=r"^__syncthreads\(\);",
+    line=r"__syncthreads\(\);",
     kinds=("another barrier",),
 )
 argue(
@@ -36,7 +49,7 @@ argue(
     " is exact for the sums that there are, too.",
     files="sample_sm80.cu",
     line=r"log\(total\)",
-    statement=r", 1048575;$|^@%p\d+ bra \$L__BB[01]_48;$",
+    structure=_decided_by("1048575"),
 )
 argue(
     "log of a number that is finite",
@@ -45,7 +58,7 @@ argue(
     files="sample_sm80.cu",
     line=r"log\(total\)",
     kinds=(*_BOUND, "predicate removed"),
-    statement=r", 2146435071;$|^@%p\d+ bra \$L__BB[01]_50;$",
+    structure=_decided_by("2146435071"),
 )
 argue(
     "log's interval of the mantissa",
@@ -54,16 +67,7 @@ argue(
     " over 830 rows log-probabilities moved by at most 5e-10, and their type is float32.",
     files="sample_sm80.cu",
     line=r"log\(total\)",
-    statement=r", 1073127583;$|^@%p\d+ bra \$L__BB[01]_52;$",
-)
-argue(
-    "always the way of large angles",
-    "The way for angles of 2^31 and more reduces smaller ones as well, to the same quadrant and to"
-    " as many digits; the table is rounded to float32.",
-    files="rope_sm80.cu",
-    line=r"sincos\(",
-    kinds=("predicate removed",),
-    statement=r"^@%p\d+ bra \$L__BB0_\d+;$",
+    structure=_decided_by("1073127583"),
 )
 argue(
     "words of 2/pi that a float32 angle asks for",
