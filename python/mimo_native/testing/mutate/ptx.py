@@ -56,11 +56,15 @@ class Ptx:
         bodies = {name: "\n".join(self.lines[first - 1 : last])
                   for kind, name, first, last in found if kind == "entry"}  # fmt: skip
         return tuple(
-            Kernel(name, first, last, self._digest(first, last),
-                   frozenset({name} & bodies.keys()
-                             or (entry for entry, body in bodies.items() if name in body)))
+            Kernel(name, first, last, self._digest(first, last), self._entries(name, bodies))
             for _, name, first, last in found
-        )  # fmt: skip
+        )
+
+    @staticmethod
+    def _entries(name: str, bodies: dict[str, str]) -> frozenset[str]:
+        if name in bodies:
+            return frozenset({name})
+        return frozenset(e for e, body in bodies.items() if re.search(rf"\b{name}\b", body))
 
     def _digest(self, first: int, last: int) -> str:
         body = [text for text in self.lines[first - 1 : last] if not _PLACES.match(text)]
