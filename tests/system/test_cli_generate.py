@@ -55,8 +55,12 @@ def test_text_goes_to_stdout_and_speeds_to_stderr(checkpoint, answer):
 
 @pytest.mark.parametrize("prompt", [(), ("-",)])
 def test_a_prompt_on_standard_input(checkpoint, answer, prompt):
-    result = mimo("generate", *prompt, "--model", checkpoint, *SHORT, "--json", stdin="Hello")
-    assert json.loads(result.stdout)["token_ids"] == answer["token_ids"]
+    command = ("generate", *prompt, "--model", checkpoint, *SHORT, "--json")
+    for text in ("Hello", "Hello\n"):
+        assert json.loads(mimo(*command, stdin=text).stdout)["token_ids"] == answer["token_ids"]
+    nothing = mimo(*command, stdin="")
+    assert nothing.returncode == 2
+    assert "on standard input" in nothing.stderr
 
 
 def test_raw_leaves_the_template_out(checkpoint, answer):

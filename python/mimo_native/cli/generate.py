@@ -145,7 +145,8 @@ def run(args: argparse.Namespace) -> int:
 def _prompt(argument: str | None) -> str:
     if argument not in (None, "-"):
         return argument
-    if argument is None and sys.stdin.isatty():
+    piped = "" if argument is None and sys.stdin.isatty() else sys.stdin.read()
+    if not piped:
         raise ShapeError(
             "generate",
             "PROMPT",
@@ -153,7 +154,7 @@ def _prompt(argument: str | None) -> str:
             got="neither",
             remedy='Try: mimo-native generate "What is the capital of France?"',
         )
-    return sys.stdin.read()
+    return piped.removesuffix("\n")  # the one that echo adds is not meant
 
 
 def _sampling(args: argparse.Namespace) -> Sampling:
