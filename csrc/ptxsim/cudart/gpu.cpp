@@ -231,6 +231,9 @@ std::vector<std::pair<size_t, std::string>> Gpu::images() {
 void Gpu::substitute(size_t binary, const std::string& text) {
   const Lock lock(mutex_);
   Binary& b = *binaries_.at(binary);
+  if (b.substitute)
+    for (const LoadedModule::Storage& variable : b.substitute->storage())
+      memory_.remove(variable.address);
   b.substitute = text.empty() ? nullptr : std::make_unique<LoadedModule>(text);
 }
 

@@ -15,7 +15,7 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mimo_native.testing.mutate")
     parser.add_argument("subjects", nargs="*", help=f"default: all of {', '.join(SUBJECTS)}")
-    parser.add_argument("--capability", default="9.0", help="of the simulated GPU (default 9.0)")
+    parser.add_argument("--capability", help="of the simulated GPU (default: the subject's own)")
     parser.add_argument("--sample", type=int, help="so many mutants of each, at random")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--record", type=Path, help="JSON lines to append to, and to go on from")
@@ -25,13 +25,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = [name for name in names if name not in SUBJECTS]
     if unknown:
         parser.error(f"no subject {', '.join(unknown)}; there are {', '.join(SUBJECTS)}")
-    major, minor = options.capability.split(".")
+    capability = None
+    if options.capability:
+        major, minor = options.capability.split(".")
+        capability = int(major), int(minor)
     results = []
     for name in names:
         results.append(
             run(
                 SUBJECTS[name],
-                capability=(int(major), int(minor)),
+                capability=capability,
                 sample=options.sample,
                 seed=options.seed,
                 progress=_say if options.verbose else None,

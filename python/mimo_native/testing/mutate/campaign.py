@@ -140,11 +140,17 @@ class _Campaign:
             self.record.add(self.subject.name, kernel, mutation, noticed, by, tried)
         return Outcome(mutation, kernel, noticed, by, None if noticed else _argue(ptx, mutation))
 
+    def check(self) -> None:
+        """RuntimeError if a case fails although no mutant runs any more: what is known is wrong."""
+        for trial in self.trials:
+            if found := _noticed(trial, self.capability, SCHEDULES[0]):
+                raise RuntimeError(f"{trial.label} fails unmutated: {found}")
+
 
 def run(
     subject: Subject,
     *,
-    capability: tuple[int, int] = (9, 0),
+    capability: tuple[int, int] | None = None,
     sample: int | None = None,
     seed: int = 0,
     progress: Callable[[Outcome], None] | None = None,
@@ -152,10 +158,11 @@ def run(
 ) -> Result:
     """All mutants of the subject's kernels, or a random ``sample`` of them.
 
+    capability: of the simulated device, instead of the subject's own.
     record: a file of JSON lines, to which outcomes are appended as they come; what it knows is not
     run again. A mutant that survived there meets only the cases that are new.
     """
-    campaign = _Campaign(subject, capability, Record(record))
+    campaign = _Campaign(subject, capability or subject.capability, Record(record))
     outcomes: list[Outcome] = []
     unreached: list[Outcome] = []
     for number, ptx, names in campaign.images():
@@ -175,4 +182,5 @@ def run(
             outcomes.append(campaign.outcome(number, ptx, kernel, mutation))
             if progress:
                 progress(outcomes[-1])
+    campaign.check()
     return Result(subject.name, tuple(outcomes), tuple(unreached))

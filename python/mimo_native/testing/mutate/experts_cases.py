@@ -6,7 +6,7 @@ from torch.nn.functional import silu
 
 from ... import ops
 from ..gpu import SimulatedGpu
-from .gemm_cases import PRODUCTS, numbers
+from .gemm_cases import HOPPER, PRODUCTS, numbers
 from .subjects import Case, register
 
 __all__: list[str] = []
@@ -128,3 +128,5 @@ _ROUTED: tuple[Case, ...] = (
 )  # fmt: skip
 register("gemm", *PRODUCTS, *_ROUTED, only=("gemm_bf16_sm80", "gemm_f32_sm80", "row_tiles_sm80"))
 register("experts", *_ROUTED, only=("sort_sm80", "combine_sm80"))
+register("grouped_sm90a", *HOPPER, only=("grouped_sm90a",), capability=(9, 0))
+register("cutlass", *HOPPER, only=("device_kernel",), capability=(9, 0))

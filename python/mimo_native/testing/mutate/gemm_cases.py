@@ -12,7 +12,7 @@ from ... import ops
 from ..gpu import SimulatedGpu
 from .subjects import Case
 
-__all__ = ["PRODUCTS", "close", "numbers"]
+__all__ = ["HOPPER", "PRODUCTS", "close", "numbers"]
 _F32, _BF16 = torch.float32, torch.bfloat16
 _TOLERANCE = {_BF16: 2.0**-7, _F32: 1e-5}
 _MARGIN = 8  # NaNs before and behind a row, or one less than that: nothing is then aligned
@@ -129,3 +129,11 @@ PRODUCTS: tuple[Case, ...] = (
     _grouped((1,) * 1023, 1023, 8, 8, _BF16),
     _grouped((), 20, 8, 8, _BF16),
 )  # fmt: skip
+# Served by CUTLASS: 64 rows of a group and more, and everything is a multiple of eight.
+HOPPER: tuple[Case, ...] = (
+    _grouped((0, 230, 0, 1, 70, 200, 0), 540, 136, 200, _BF16),
+    _grouped((300,), 301, 8, 8, _BF16),
+    _grouped((65,) * 40, 2600, 8, 8, _BF16),
+    _grouped((200, 200, -4), 300, 264, 72, _BF16),
+    _grouped((130, 270), 400, 264, 968, _BF16),  # the ring of six stages several times over
+)

@@ -20,6 +20,7 @@ class Subject:
     name: str
     only: tuple[str, ...]  # kernels whose names hold one of these; none: all that are launched
     cases: tuple[Case, ...]
+    capability: tuple[int, int] = (8, 0)  # of the simulated device
 
 
 SUBJECTS: dict[str, Subject] = {}
@@ -35,9 +36,11 @@ def label(case: Case) -> str:
     return f"{case.__qualname__.partition('.')[0]}({', '.join(texts)})"
 
 
-def register(name: str, *cases: Case, only: tuple[str, ...] = ()) -> None:
+def register(
+    name: str, *cases: Case, only: tuple[str, ...] = (), capability: tuple[int, int] = (8, 0)
+) -> None:
     """Add a subject, whose kernels are those that its cases launch, or some of them."""
-    SUBJECTS[name] = Subject(name, only, cases)
+    SUBJECTS[name] = Subject(name, only, cases, capability)
 
 
 def _norm(rows: int, dim: int, dtype: torch.dtype, weight_dtype: torch.dtype | None = None) -> Case:
