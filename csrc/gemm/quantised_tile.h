@@ -102,8 +102,7 @@ void quantised_tile(const CodedTile<QuantisedRows>& args) {
   for (int64_t g = 0; g < args.granules; ++g) {
     const int64_t ahead = ahead_of(bytes, in_flight, args.jump);
     bytes -= coding.granule_bytes + (by_row ? 0 : coding.header_bytes);
-    for (const uint8_t* end = later + args.later_bytes; later < end; later += 64)
-      prefetch_l2(later);
+    for (const uint8_t* end = later + args.later_bytes; later < end; later += 64) prefetch(later);
     if constexpr (!by_row) {
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p) {

@@ -63,7 +63,7 @@ void tile(const TileArgs<F>& args) {
           prefetch_once(reinterpret_cast<const char*>(b[v / 2] + v % 2 * F::kVector) + ahead);
       }
       if constexpr (kWeight == Weight::in_l2) {
-        prefetch_l2(later);
+        prefetch(later);
         later += later_step;
       }
 #pragma GCC unroll 16

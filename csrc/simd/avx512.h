@@ -143,9 +143,6 @@ MN_INLINE f32x16 dot2(f32x16 acc, bf16_pair a, bf16x32 b) {
 #endif
 
 MN_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
-MN_INLINE void prefetch_l2(const void* p) {
-  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
-}
 
 }  // namespace
 }  // namespace mn::MN_ISA

@@ -124,7 +124,6 @@ MN_INLINE f32x16 dot2(f32x16 acc, bf16_pair a, bf16x32 b) {
 }
 
 MN_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
-MN_INLINE void prefetch_l2(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 }  // namespace
 }  // namespace mn::MN_ISA
