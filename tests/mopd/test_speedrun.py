@@ -14,6 +14,7 @@ import torch
 from mimo_native.mopd.speedrun import Size, speedrun
 from mimo_native.mopd.speedrun.ablations import paired
 from mimo_native.mopd.speedrun.chart import line_chart
+from mimo_native.mopd.speedrun.iteration import iterate
 from mimo_native.mopd.speedrun.study import normalised, rollouts_to, summary
 from mimo_native.mopd.speedrun.tasks import SELF, TASKS, write_tasks
 
@@ -148,6 +149,14 @@ def test_everything_runs_and_reports(tmp_path: Path) -> None:
     assert again["scores"] == results["scores"]
     assert again["curves"] == results["curves"]
     assert again["costs"] == results["costs"]
+    # A second round sees other rollouts, starts from the first one's student, and is scored.
+    rows = iterate(tmp_path, 1, size=size)
+    assert set(rows) == {*TASKS, SELF}
+    assert rows[SELF]["teacher"] == rows[SELF]["first"]
+    content = json.loads((tmp_path / "seed-0/second/config.json").read_text())
+    assert content["init"] == str(tmp_path / "seed-0/mopd/final")
+    assert content["seed"] == 1000
+    assert content["domains"]["sort"]["teacher"] == "sort"
 
 
 def test_a_stage_that_was_stopped_ends_the_run(

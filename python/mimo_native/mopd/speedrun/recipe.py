@@ -16,7 +16,7 @@ from ...nn import MiMoForCausalLM
 from ...pretrain.run import RunResult
 from ...training.state import copy_tokenizer
 from ...weights.resolve import resolve_model
-from ..config import Domain, Form, LossConfig, MopdConfig, ScoreConfig, SftConfig
+from ..config import Domain, LossConfig, MopdConfig, ScoreConfig, SftConfig
 from ..prompts import read_prompts
 from ..run import run
 from ..sft import sft
@@ -26,6 +26,7 @@ __all__ = ["BY_REWARD", "WEIGHTS", "Recipe", "Size"]
 
 BY_REWARD = ("reverse", "shift")  # these specialists come from GRPO, the others from clean answers
 _BASE = "nano"
+_SECOND = 1000  # added to the seed of a second round, which sees the prompts in another order
 _ANSWER, _TEXT = 12, 48  # tokens: digits and their end, and any line of the text
 # Shares of the prompts in distillation: sort is the task that is learned most slowly, and text
 # drifts with everything that is learned beside it.
@@ -100,9 +101,7 @@ class Recipe:
             domains = {task: self._domain(task)}
             self._sft(stage, self.model("student"), domains, self.size.specialist)
 
-    def distil(
-        self, stage: str, *, alpha: float, teachers: bool = True, form: Form = "full"
-    ) -> None:
+    def distil(self, stage: str, *, alpha: float, teachers: bool = True) -> None:
         """The student taught by all specialists, by rewards, or by both."""
         domains = {
             task: replace(self._weighted(task), teacher=task if teachers else None)
@@ -114,7 +113,7 @@ class Recipe:
         self._policy(
             stage,
             domains,
-            LossConfig(alpha=alpha, form=form),
+            LossConfig(alpha=alpha, form="full"),
             group=group,
             steps=self.size.distil,
             teachers={task: self.model(f"specialist-{task}") for task in TASKS} if teachers else {},
@@ -125,6 +124,32 @@ class Recipe:
 
     def _weighted(self, name: str, home: Path | None = None) -> Domain:
         return replace(self._domain(name, home=home), weight=WEIGHTS[name])
+
+    def second_round(self) -> None:
+        """Teacher iteration: the distilled student becomes specialists by rewards, and is taught by
+        them; its text is kept as it was after the first round.
+        """
+        start = self.model("mopd")
+        for task in TASKS:
+            self._policy(
+                f"second-{task}",
+                {task: self._domain(task)},
+                LossConfig(alpha=1.0),
+                group=8,
+                steps=self.size.reward,
+                start=start,
+            )
+        domains = {task: replace(self._weighted(task), teacher=task) for task in TASKS}
+        self._policy(
+            "second",
+            domains | {SELF: replace(self._weighted(SELF), teacher="self")},
+            LossConfig(form="full"),
+            group=1,
+            steps=self.size.distil // 2,
+            teachers={task: self.model(f"second-{task}") for task in TASKS},
+            longest=_TEXT,
+            start=start,
+        )
 
     # ------------------------------------------------------------------ what it is compared with
 
@@ -228,11 +253,12 @@ class Recipe:
         longest: int = _ANSWER,
         mtp_weight: float = 0.0,
         curve: bool = False,
+        start: str | None = None,
     ) -> None:
         result = run(
             MopdConfig(
                 output=str(self.output / stage),
-                init=self.model("student"),
+                init=start or self.model("student"),
                 domains=domains,
                 teachers=teachers or {},
                 loss=loss,
@@ -244,7 +270,7 @@ class Recipe:
                 warmup=2,
                 cooldown=2 * steps // 3 if curve else steps // 3,
                 mtp_weight=mtp_weight,
-                seed=self.seed,
+                seed=self.seed + (_SECOND if start else 0),
                 score=ScoreConfig(
                     every=self.size.curve_every if curve else 0, prompts=self.size.curve_prompts
                 ),

@@ -22,7 +22,7 @@ from .tasks import SELF, TASKS
 __all__ = ["Scores", "acceptance", "curves", "normalised", "score_stage", "summary"]
 
 Scores = dict[str, dict[str, Any]]
-_INTERVAL = 1.96  # standard errors on either side, 95 %
+INTERVAL = 1.96  # standard errors on either side, 95 %
 
 
 def score_stage(
@@ -73,7 +73,7 @@ def summary(scores: Mapping[str, Mapping[str, Tensor]], stage: str = "mopd") -> 
             "kind": "self" if name == SELF else ("RL" if name in BY_REWARD else "SFT"),
             "after": mean(after),
             "difference": mean(after - teacher),
-            "interval": _INTERVAL * error(after - teacher),
+            "interval": INTERVAL * error(after - teacher),
             "prompts": len(after),
         }
         if name == SELF:
