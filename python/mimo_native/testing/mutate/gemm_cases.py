@@ -133,6 +133,7 @@ PRODUCTS: tuple[Case, ...] = (
 HOPPER: tuple[Case, ...] = (
     _grouped((0, 230, 0, 1, 70, 200, 0), 540, 136, 200, _BF16),
     _grouped((300,), 301, 8, 8, _BF16),
+    _grouped((100,), 110, 256, 8, _BF16),
     _grouped((65,) * 40, 2600, 8, 8, _BF16),
     _grouped((200, 200, -4), 300, 264, 72, _BF16),
     _grouped((130, 270), 400, 264, 968, _BF16),  # the ring of six stages several times over

@@ -75,11 +75,3 @@ argue(
     kinds=_BOUND,
     statement=r", 31;$",
 )
-argue(
-    "which lanes store the scale",
-    "The largest logit, the divisor and the sum are results of exchanges, the same in every lane,"
-    " bit for bit: lane 0 may store them or the other 31 may.",
-    files="route_sm80.cu",
-    line=r"if \(problem\.scales && lane == 0\)",
-    kinds=("predicate negated",),
-)
