@@ -26,8 +26,10 @@ struct RoundPlan {
   CopyRule copies;
 
   RoundPlan(int64_t width, int64_t beam, int64_t budget, double least_step, double least_node,
-            const std::vector<int64_t>& copied, bool beside, const std::vector<int64_t>& extended)
+            const std::vector<int64_t>& copied, bool beside, const std::vector<int64_t>& extended,
+            std::shared_ptr<TextRecord> record)
       : shape{width, beam, budget, least_step, least_node}, copies{.beside = beside} {
+    copies.record = std::move(record);
     const Check check("round_plan");
     for (const auto& [value, name] :
          {std::pair{width, "width"}, {beam, "beam"}, {budget, "budget"}})
@@ -163,12 +165,30 @@ py::tuple SpeculativeRows::round(
 }  // namespace
 
 void bind_speculative_round(py::module_& m) {
+  py::class_<TextRecord, std::shared_ptr<TextRecord>>(m, "TextRecord")
+      .def(py::init<>())
+      .def_readonly("first", &TextRecord::first)
+      .def_readonly("after", &TextRecord::after)
+      .def_readonly("surprise", &TextRecord::surprise)
+      .def("draw", &TextRecord::draw, py::arg("logprobs"))
+      .def(
+          "note",
+          [](TextRecord& record, int64_t matched, const std::vector<int64_t>& copied,
+             const std::vector<int64_t>& drawn) {
+            Check("note").range(matched, "matched", 0, kLongestMatch);
+            record.note(matched, copied, drawn.data(), static_cast<int64_t>(drawn.size()));
+          },
+          py::arg("matched"), py::arg("copied"), py::arg("drawn"))
+      .def("lengths", &TextRecord::lengths, py::kw_only(), py::arg("value"), py::arg("node"),
+           py::arg("plain"), py::arg("best"))
+      .def_static("worthwhile", &worthwhile, py::kw_only(), py::arg("first"), py::arg("after"),
+                  py::arg("value"), py::arg("node"));
   py::class_<RoundPlan>(m, "RoundPlan")
       .def(py::init<int64_t, int64_t, int64_t, double, double, const std::vector<int64_t>&, bool,
-                    const std::vector<int64_t>&>(),
+                    const std::vector<int64_t>&, std::shared_ptr<TextRecord>>(),
            py::kw_only(), py::arg("width"), py::arg("beam"), py::arg("budget"),
            py::arg("least_step"), py::arg("least_node"), py::arg("copied"), py::arg("beside"),
-           py::arg("extended"));
+           py::arg("extended"), py::arg("record"));
   py::class_<SpeculativeRows>(m, "SpeculativeRows")
       .def(py::init<int64_t, int64_t, int64_t>(), py::arg("rows"), py::arg("row_bytes"),
            py::arg("capacity"))

@@ -88,15 +88,23 @@ void walk(const Trees& trees, size_t first, int64_t nodes, const float* logits, 
   out.path.resize(static_cast<size_t>(std::max<int64_t>(count - 1, 0)));
 }
 
-// Adds copied text to a row; how many tokens before it matched.
-int64_t copy_text(const CopyRule& rule, const SpeculativeRow& state, RoundRow& row) {
+// What could be copied in a row: the tokens, and how many before them matched.
+using Found = std::pair<std::vector<int64_t>, int64_t>;
+
+Found find_text(const CopyRule& rule, const SpeculativeRow& state) {
   const int64_t most = *std::max_element(rule.lengths.begin(), rule.lengths.end());
-  if (most == 0) return 0;
-  auto [tokens, matched] = look_up(state.tokens, std::min(most, row.depth));
-  const int64_t length = rule.lengths[static_cast<size_t>(matched)];
-  if (length == 0 || tokens.empty()) return 0;
+  if (most == 0 && !rule.record) return {};
+  return look_up(state.tokens, rule.record ? kMostNodes - 1 : most);
+}
+
+// Adds copied text to a row; how many tokens before it matched.
+int64_t copy_text(const CopyRule& rule, const Found& found, RoundRow& row) {
+  const auto& [tokens, matched] = found;
+  const int64_t length = std::min(
+      {rule.lengths[static_cast<size_t>(matched)], row.depth, static_cast<int64_t>(tokens.size())});
+  if (length <= 0) return 0;
   Draft copied;
-  for (int64_t i = 0; i < std::min(length, static_cast<int64_t>(tokens.size())); ++i) {
+  for (int64_t i = 0; i < length; ++i) {
     copied.tokens.push_back(tokens[static_cast<size_t>(i)]);
     copied.parents.push_back(i - 1);
   }
@@ -157,8 +165,10 @@ RoundResult run_round(const RoundModel& model, std::vector<SpeculativeRow>& stat
   const Clock::time_point began = Clock::now();
   RoundResult result{std::vector<Walk>(rows.size()), 0, 0, 0};
   bool drafting = false;
+  std::vector<Found> found;
   for (size_t i = 0; i < rows.size(); ++i) {
-    result.walks[i].matched = copy_text(copies, state[static_cast<size_t>(rows[i].row)], rows[i]);
+    found.push_back(find_text(copies, state[static_cast<size_t>(rows[i].row)]));
+    result.walks[i].matched = copy_text(copies, found[i], rows[i]);
     drafting |= shape.width > 0 && rows[i].blocks;
   }
   std::vector<Draft> drafts(rows.size());
@@ -205,6 +215,13 @@ RoundResult run_round(const RoundModel& model, std::vector<SpeculativeRow>& stat
     for (const int64_t node : out.path) committed.push_back(first + node);
   }
   check_walks(state, rows, result.walks);
+  if (copies.record)
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const Walk& drawn = result.walks[i];
+      copies.record->note(found[i].second, found[i].first, drawn.tokens.data(),
+                          static_cast<int64_t>(drawn.tokens.size()));
+      copies.record->draw(drawn.logprobs);
+    }
   commit_staged(Check("commit"), model.caches, staged, edges, edges_view(committed),
                 dense(trees.masks.data(), DType::i64, {n}));
   if (!model.blocks.empty()) {

@@ -15,6 +15,47 @@ void HiddenRing::append(const void* states, int64_t count, int64_t position) {
   first_ = std::max(first_, end_ - capacity_);
 }
 
+void TextRecord::draw(const std::vector<float>& logprobs) {
+  constexpr double kNewest = 0.1;
+  for (const float logprob : logprobs) surprise -= kNewest * (surprise + logprob);
+}
+
+void TextRecord::note(int64_t matched, const std::vector<int64_t>& copied, const int64_t* drawn,
+                      int64_t count) {
+  constexpr double kNewest = 0.05;
+  constexpr int64_t kPrior = 3;  // rounds that the first guess counts for
+  const auto both = std::min(static_cast<int64_t>(copied.size()), count);
+  for (int64_t i = 0; i < both; ++i) {
+    const bool right = copied[static_cast<size_t>(i)] == drawn[i];
+    const auto size = static_cast<size_t>(matched);
+    double& share = (i == 0 ? first : after)[size];
+    const int64_t seen = (i == 0 ? firsts : afters)[size]++;
+    share += std::max(kNewest, 1 / static_cast<double>(seen + kPrior)) * (right - share);
+    if (!right) return;
+  }
+}
+
+std::vector<int64_t> TextRecord::lengths(double value, double node, double plain,
+                                         double best) const {
+  std::vector<int64_t> lengths(first.size(), 0);
+  for (size_t size = 2; size < first.size(); ++size) {
+    const auto [nodes, tokens] = worthwhile(first[size], after[size], value, node);
+    if (plain + tokens * value - static_cast<double>(nodes) * node > best) lengths[size] = nodes;
+  }
+  return lengths;
+}
+
+std::pair<int64_t, double> worthwhile(double first, double after, double value, double node) {
+  constexpr double kCertain = 0.98;  // no token counts as likelier
+  constexpr int64_t kMost = 32;
+  after = std::min(after, kCertain);
+  int64_t nodes = 0;
+  double tokens = 0;
+  for (double likely = first; nodes < kMost && likely * value > node; likely *= after, ++nodes)
+    tokens += likely;
+  return {nodes, tokens};
+}
+
 std::pair<std::vector<int64_t>, int64_t> look_up(const std::vector<int32_t>& tokens, int64_t length,
                                                  int64_t drafted) {
   constexpr int64_t kLongest = kLongestMatch, kShortest = 2;

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -53,6 +54,26 @@ struct SpeculativeRow {
 
 inline constexpr int64_t kLongestMatch = 8;
 
+// What the last rounds say of the text. How often copied tokens would have been right, by how many
+// before them matched: the first one, and one whose predecessor was; and the nats of a token.
+struct TextRecord {
+  std::array<double, kLongestMatch + 1> first{0, 0, .25, .3, .4, .5, .6, .65, .7}, after;
+  std::array<int64_t, kLongestMatch + 1> firsts{}, afters{};  // how often each was seen
+  double surprise = 0;
+
+  TextRecord() { after.fill(0.7); }
+  void draw(const std::vector<float>& logprobs);
+  void note(int64_t matched, const std::vector<int64_t>& copied, const int64_t* drawn,
+            int64_t count);
+  // How many tokens to copy by how many match, where a token is worth `value` seconds and a node
+  // costs `node`; none where the round, which saves `plain` without them, saves less than `best`.
+  std::vector<int64_t> lengths(double value, double node, double plain, double best) const;
+};
+
+// Nodes of a path that are likelier than their share of a token's time, and the tokens that they
+// bring: the first is accepted with `first`, every other with `after` where the one above it was.
+std::pair<int64_t, double> worthwhile(double first, double after, double value, double node);
+
 // How many tokens to copy by how many before them matched, 0 to 8; `beside`: in addition to what
 // the blocks draft for the row, else in its place.
 struct CopyRule {
@@ -60,6 +81,7 @@ struct CopyRule {
   bool beside = false;
   // The same below the deepest path of the blocks' draft.
   std::array<int64_t, kLongestMatch + 1> extended{};
+  std::shared_ptr<TextRecord> record{};  // told of every round, whether it copies or not
 };
 
 // Up to `length` tokens that followed the latest earlier occurrence of the last 8 tokens, or else

@@ -2,7 +2,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['AttentionWeights', 'CacheLayers', 'Decoder', 'DecoderLayer', 'JoinWeights', 'PackedLayout', 'RoundPlan', 'RouterWeights', 'SpeculativeRows', 'Watch', 'advise_huge_pages', 'attention', 'attention_backward', 'attention_cached', 'attention_varlen', 'attention_varlen_backward', 'build_draft_tree', 'cache_commit', 'empty', 'expert_mlp', 'expert_mlp_backward', 'expert_plan', 'grouped_gemm', 'input_grad', 'isa', 'isa_levels', 'linear', 'loss_backward', 'loss_forward', 'max_threads', 'pack', 'pack_codes', 'philox4x32_10', 'philox_uniform', 'probe_bandwidth', 'probe_flops', 'release_scratch', 'rms_norm', 'rms_norm_backward', 'rope', 'rope_table', 'route', 'route_backward', 'sample', 'set_isa', 'swiglu', 'swiglu_grad', 'swiglu_mlp', 'unpack', 'unpack_codes', 'verify_tree', 'weight_grad']
+__all__: list[str] = ['AttentionWeights', 'CacheLayers', 'Decoder', 'DecoderLayer', 'JoinWeights', 'PackedLayout', 'RoundPlan', 'RouterWeights', 'SpeculativeRows', 'TextRecord', 'Watch', 'advise_huge_pages', 'attention', 'attention_backward', 'attention_cached', 'attention_varlen', 'attention_varlen_backward', 'build_draft_tree', 'cache_commit', 'empty', 'expert_mlp', 'expert_mlp_backward', 'expert_plan', 'grouped_gemm', 'input_grad', 'isa', 'isa_levels', 'linear', 'loss_backward', 'loss_forward', 'max_threads', 'pack', 'pack_codes', 'philox4x32_10', 'philox_uniform', 'probe_bandwidth', 'probe_flops', 'release_scratch', 'rms_norm', 'rms_norm_backward', 'rope', 'rope_table', 'route', 'route_backward', 'sample', 'set_isa', 'swiglu', 'swiglu_grad', 'swiglu_mlp', 'unpack', 'unpack_codes', 'verify_tree', 'weight_grad']
 class PackedLayout:
     def __init__(self, format: str, experts: typing.SupportsInt | typing.SupportsIndex, outputs: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, expert_panels: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
@@ -47,8 +47,29 @@ class Watch:
         ...
     def unchanged(self) -> bool:
         ...
+class TextRecord:
+    @staticmethod
+    def worthwhile(*, first: typing.SupportsFloat | typing.SupportsIndex, after: typing.SupportsFloat | typing.SupportsIndex, value: typing.SupportsFloat | typing.SupportsIndex, node: typing.SupportsFloat | typing.SupportsIndex) -> tuple[int, float]:
+        ...
+    def __init__(self) -> None:
+        ...
+    def draw(self, logprobs: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]) -> None:
+        ...
+    def lengths(self, *, value: typing.SupportsFloat | typing.SupportsIndex, node: typing.SupportsFloat | typing.SupportsIndex, plain: typing.SupportsFloat | typing.SupportsIndex, best: typing.SupportsFloat | typing.SupportsIndex) -> list[int]:
+        ...
+    def note(self, matched: typing.SupportsInt | typing.SupportsIndex, copied: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], drawn: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
+        ...
+    @property
+    def after(self) -> typing.Annotated[list[float], "FixedSize(9)"]:
+        ...
+    @property
+    def first(self) -> typing.Annotated[list[float], "FixedSize(9)"]:
+        ...
+    @property
+    def surprise(self) -> float:
+        ...
 class RoundPlan:
-    def __init__(self, *, width: typing.SupportsInt | typing.SupportsIndex, beam: typing.SupportsInt | typing.SupportsIndex, budget: typing.SupportsInt | typing.SupportsIndex, least_step: typing.SupportsFloat | typing.SupportsIndex, least_node: typing.SupportsFloat | typing.SupportsIndex, copied: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], beside: bool, extended: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
+    def __init__(self, *, width: typing.SupportsInt | typing.SupportsIndex, beam: typing.SupportsInt | typing.SupportsIndex, budget: typing.SupportsInt | typing.SupportsIndex, least_step: typing.SupportsFloat | typing.SupportsIndex, least_node: typing.SupportsFloat | typing.SupportsIndex, copied: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], beside: bool, extended: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], record: TextRecord) -> None:
         ...
 class SpeculativeRows:
     def __init__(self, rows: typing.SupportsInt | typing.SupportsIndex, row_bytes: typing.SupportsInt | typing.SupportsIndex, capacity: typing.SupportsInt | typing.SupportsIndex) -> None:

@@ -8,7 +8,7 @@ import pytest
 from mimo_native import _C
 from mimo_native.inference.speculation.draft import TreeShape, best_first, chain, extend, merge
 from mimo_native.inference.speculation.ngram import NGrams
-from mimo_native.inference.speculation.policy import BLOCKS, PLAIN, Costs, Policy
+from mimo_native.inference.speculation.policy import Costs, Policy
 
 
 def _naive(tokens: list[int], length: int, drafted: tuple[int, ...] | list[int] = ()):
@@ -74,47 +74,84 @@ def test_extensions_follow_what_they_brought() -> None:
 
 
 def _play(
-    policy: Policy, rounds: int, costs: dict[int, tuple[float, float]], *, every: int = 1
+    policy: Policy,
+    rounds: int,
+    *,
+    blocks: tuple[int, float] | None = None,
+    copies: dict[int, float] | None = None,
+    every: int = 1,
+    node: float = 0.15,
+    surprise: float = 0.0,
 ) -> float:
-    """Rounds at fixed tokens and seconds per arm, copies turning up every so many rounds -> share
-    of the time that plain decoding alone would have taken."""
+    """Rounds where plain decoding takes a second a token, blocks draw so many tokens in so many
+    seconds, and a copied token is right with the probability of its match, which there is every so
+    many rounds -> share of the time that plain decoding alone would have taken."""
+    rng = random.Random(rounds)
     spent = drawn = 0.0
     for number in range(rounds):
-        arm = PLAIN
-        if policy.plan.blocks is not None and BLOCKS in costs:
-            arm = BLOCKS
-        if number % every == 0:
-            arm = next((s for s, n in enumerate(policy.plan.copied) if n and s in costs), arm)
-        tokens, seconds = costs[arm]
-        if arm == PLAIN:
-            policy.record_plain(seconds)
+        size = rng.choice(list(copies)) if copies and number % every == 0 else 0
+        right = 0
+        while size and rng.random() < copies[size] and right < 60:
+            right += 1
+        plan, tokens, seconds = policy.plan, 1, 1.0
+        if length := plan.copied[size] if plan.copied else 0:
+            tokens, seconds = 1 + min(right, length), 1.0 + node * length
+            policy.costs.record(1 + length, seconds, 0, 0.0)
+            policy.record(tokens, seconds, blocks=False)
+        elif plan.blocks is not None and blocks is not None:
+            tokens, seconds = blocks
+            policy.record(tokens, seconds, blocks=True)
         else:
-            policy.record(arm, tokens, seconds, 3)
+            policy.costs.record(1, 1.0, 0, 0.0)
+            policy.record_plain(1.0)
+        policy.text.note(size, [1] * 63, [int(i < right) for i in range(tokens)])
+        policy.text.draw([-surprise] * tokens)
         spent, drawn = spent + seconds, drawn + tokens
-    return spent / (drawn * costs[PLAIN][1])
+    return spent / drawn
 
 
 def test_the_policy_takes_what_pays() -> None:
-    costs = {PLAIN: (1, 1.0), BLOCKS: (3, 1.5), 4: (1.1, 1.2)}
-    assert _play(Policy(True), 400, costs) < 0.55
-    assert _play(Policy(False), 400, {PLAIN: (1, 1.0), 4: (4, 1.5)}) < 0.42
+    assert _play(Policy(True), 400, blocks=(3, 1.5), copies={4: 0.1}) < 0.55
+    assert _play(Policy(False), 400, copies={4: 0.9}) < 0.42
 
 
 @pytest.mark.parametrize("every", [1, 7])
-def test_the_policy_hardly_loses_where_nothing_pays(every: int) -> None:
-    costs = {PLAIN: (1, 1.0), BLOCKS: (1, 2.0), 2: (1, 1.5), 5: (1.2, 1.5), 8: (1, 3.0)}
-    assert _play(Policy(True), 2000, costs, every=every) < 1.015
+@pytest.mark.parametrize("surprise", [0.0, 4.0])
+def test_the_policy_hardly_loses_where_nothing_pays(every: int, surprise: float) -> None:
+    copies = {2: 0.02, 5: 0.1, 8: 0.05}
+    options = {"blocks": (1, 2.0), "copies": copies, "every": every, "surprise": surprise}
+    assert _play(Policy(True), 2000, **options) < 1.015
 
 
-def test_a_bad_arm_does_not_keep_a_good_one_from_being_used() -> None:
-    costs = {PLAIN: (1, 1.0), BLOCKS: (1, 2.0), 2: (1, 1.5), 6: (5, 1.5)}
-    assert _play(Policy(True), 2000, costs, every=2) < 0.6
+def test_a_bad_source_does_not_keep_a_good_one_from_being_used() -> None:
+    copies = {2: 0.02, 6: 0.85}
+    assert _play(Policy(True), 2000, blocks=(1, 2.0), copies=copies) < 0.7
 
 
 def test_the_policy_follows_a_change() -> None:
     policy = Policy(True)
-    _play(policy, 300, {PLAIN: (1, 1.0), BLOCKS: (1, 1.5)})
-    assert _play(policy, 1500, {PLAIN: (1, 1.0), BLOCKS: (4, 1.5)}) < 0.75
+    _play(policy, 300, blocks=(1, 1.5), copies={3: 0.05})
+    assert _play(policy, 1500, blocks=(4, 1.5), copies={3: 0.05}) < 0.75
+
+
+def test_hard_text_does_not_speak_for_easy_text() -> None:
+    """What blocks lose where the model is unsure is not held against them where it is sure."""
+    policy = Policy(True)
+    _play(policy, 1000, blocks=(1, 2.0), surprise=4.0)
+    assert _play(policy, 60, blocks=(3, 1.5), surprise=0.1) < 0.75
+
+
+def test_what_copying_would_bring_is_learnt_without_copying() -> None:
+    policy = Policy(False)
+    for _ in range(40):
+        policy.record_plain(1.0)
+        policy.text.note(5, [7, 8, 9], [7])
+        policy.text.note(3, [7, 8, 9], [1])
+    assert policy.text.first[5] > 0.95
+    assert policy.text.first[3] < 0.05
+    policy._revise()
+    assert policy.plan.copied[5] > 2
+    assert policy.plan.copied[3] == 0
 
 
 def test_costs_are_those_of_the_passes() -> None:
@@ -128,11 +165,17 @@ def test_costs_are_those_of_the_passes() -> None:
 def test_bounds_follow_from_costs() -> None:
     """With nodes that cost half a token's time, improbable drafts are left out."""
     policy = Policy(True)
-    _play(policy, 10, {PLAIN: (1, 1.0)})
+    _play(policy, 10)
     for nodes in (1, 2, 3, 4):
         policy.costs.record(nodes, 0.5 + 0.5 * nodes, 1, 0.2)
     policy._revise()
     shape = policy.plan.blocks
     assert math.exp(shape.least_node) == pytest.approx(0.5)
     assert math.exp(shape.least_step) == pytest.approx(0.7)
-    assert policy.plan.copied[5] == 3  # 0.8 ** 3 > 0.5 > 0.8 ** 4
+
+
+def test_nodes_are_worth_while_as_long_as_they_are_likely() -> None:
+    nodes, tokens = _C.TextRecord.worthwhile(first=0.8, after=0.8, value=1.0, node=0.5)
+    assert (nodes, tokens) == (3, pytest.approx(0.8 + 0.64 + 0.512))
+    assert _C.TextRecord.worthwhile(first=0.4, after=1.0, value=1.0, node=0.5) == (0, 0.0)
+    assert _C.TextRecord.worthwhile(first=1.0, after=1.0, value=1.0, node=0.0)[0] == 32

@@ -229,7 +229,9 @@ class Engine:
         """A round of drafts, or a plain one in one call; without walks it is yet to be run."""
         if self.speculator is not None:
             round = self.speculator.propose(requests)
-            return self._verify(requests, round, began) if any(round.drafts) else round
+            if round.walks or not any(round.drafts):
+                return round
+            return self._verify(requests, round, began)
         if self.plain is None or not self.plain.ready():
             return None
         return self.plain.run(requests)

@@ -1,7 +1,7 @@
 """The engine's side of speculation: which drafts a round verifies, and what it learns from it."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
@@ -31,8 +31,8 @@ _PLANS = {
 _policies: WeakKeyDictionary[MiMoForCausalLM, dict[int, Policy]] = WeakKeyDictionary()
 
 
-# Rounds without drafts are told to the policy so many at once.
-_PLAIN_AT_ONCE = 16
+# One of so many rounds without drafts is told to the policy, by how hard the text is.
+_TOLD_OF = (16, 16, 64)
 
 
 class Speculator:
@@ -58,9 +58,9 @@ class Speculator:
         if self.plan is not None and not self.heads:
             self.plan = Plan(None, _COPY_8)
         self.policies = _policies.setdefault(model, {})
-        # Rounds without drafts that the policy has not heard of yet, and how many it then hears of.
-        self._idle, self._due = 0, 1
-        self._seconds = self._logprob = 0.0
+        self._idle, self._due = 0, 1  # rounds without drafts that the policy has not heard of
+        # Per request what was looked up for copying, what had matched, and after how many tokens.
+        self._guesses: dict[int, tuple[list[int], int, int]] = {}
         self._ngrams: dict[int, NGrams] = {}
 
     def observe(self, row: int, hidden: Tensor, at: Sequence[int], position: int) -> None:
@@ -112,56 +112,55 @@ class Speculator:
         """A round's tokens over all requests, and its time."""
         if self.mode != "auto":
             return
-        if not (round.steps or any(round.matched)):  # which must not cost what it may save
+        if not (round.steps or any(round.matched)):
+            # Which must not cost what it may save: one round of many is told.
             self._idle += 1
-            self._seconds += seconds
-            if round.walks:
-                self._logprob += round.walks[0].logprobs[0]
             if self._idle >= self._due:
-                self._settle(requests)
+                policy = self._policy(requests)
+                policy.costs.record(len(requests), round.verify_time, 0, 0.0)
+                policy.record_plain(seconds, self._idle)
+                known = policy.plain.rounds > 1
+                self._idle, self._due = 0, _TOLD_OF[policy.level] if known else 1
             return
-        self._settle(requests)
         policy = self._policy(requests)
-        arm = max(round.matched)
-        nodes, depth, logprob = 0, 0, 0.0
+        nodes = 0
         for walk in round.walks:
             nodes += 1 + len(walk.draft)
-            depth = max(depth, walk.draft.deepest)
-            logprob += sum(walk.logprobs)
             if walk.draft.copied:
                 policy.record_tail(walk.draft, len(walk.path))
-        nodes = nodes or len(requests)
-        policy.costs.record(nodes, round.verify_time, round.steps * policy.warm, round.draft_time)
-        policy.record(arm, tokens / len(requests), seconds, depth, logprob / tokens)
-
-    def _settle(self, requests: Sequence[Request]) -> None:
-        """Tell the policy of rounds without drafts."""
-        count = self._idle
-        if count:
-            policy = self._policy(requests)
-            policy.record_plain(self._seconds / count, self._logprob / count, count)
-            self._due = _PLAIN_AT_ONCE if policy.plain.rounds > 1 else 1
-            self._idle, self._seconds, self._logprob = 0, 0.0, 0.0
+            if self.native is None:
+                policy.text.draw(walk.logprobs)
+        steps = round.steps if policy.warm else 0
+        policy.costs.record(nodes or len(requests), round.verify_time, steps, round.draft_time)
+        policy.record(tokens / len(requests), seconds, blocks=round.steps > 0)
 
     def finished(self, request: Request) -> None:
         """Let go of what was kept for a request."""
-        self._idle, self._seconds, self._logprob = 0, 0.0, 0.0  # the batch is another from now on
         self._ngrams.pop(request.index, None)
+        self._guesses.pop(request.index, None)
 
     def _copies(
         self, requests: Sequence[Request], depths: Sequence[int], plan: Plan
     ) -> list[tuple[list[int], int]]:
         """Per request the tokens to copy, and how many before them matched."""
-        most = max(plan.copied, default=0)
         found = []
         for request, depth in zip(requests, depths, strict=True):
             tokens, matched = [], 0
-            if most:
+            if plan.copied or plan.record is not None:
                 table = self._ngrams.setdefault(request.index, NGrams())
-                tokens, matched = table.look_up(request.tokens, min(most, depth))
-                tokens = tokens[: plan.copied[matched]]
+                tokens, matched = table.look_up(request.tokens, MOST_NODES - 1)
+            if plan.record is not None:
+                self._note(request, tokens, matched, plan.record)
+            tokens = tokens[: min(depth, plan.copied[matched] if plan.copied else 0)]
             found.append((tokens, matched if tokens else 0))
         return found
+
+    def _note(self, request: Request, tokens: list[int], matched: int, record: Any) -> None:
+        """Compare what the last round would have copied with what has been drawn since."""
+        before, size, known = self._guesses.get(request.index, ([], 0, 0))
+        if size:
+            record.note(size, before, request.tokens[known:])
+        self._guesses[request.index] = tokens, matched, len(request.tokens)
 
     def _extended(self, request: Request, draft: Draft, depth: int, plan: Plan) -> Draft:
         """With copied text below the deepest path."""
