@@ -58,6 +58,16 @@ struct MatrixGroup {
   u32 time = 0;  // of the last one
 };
 
+// What wgmma does, or did before a wait, with a register. `touched`: others used it since, and no
+// wgmma.fence orders the next wgmma after that.
+enum MatrixUse : u8 {
+  kAccumulates = 1,
+  kReads = 2,
+  kAccumulated = 4,
+  kWasRead = 8,
+  kTouched = 16,
+};
+
 struct RunningWarp : Warp {
   Block* block = nullptr;
   u32 index = 0;
@@ -79,8 +89,8 @@ struct RunningWarp : Warp {
   u32 proxy_fence = 0;                      // time of the last fence.proxy.async
   MatrixGroup matrix_open;
   std::deque<MatrixGroup> matrix_groups;
-  // By register offset / 64: 1: an accumulator that wgmma is writing; 2: an operand it is reading.
-  std::vector<u8> in_flight;  // empty: none
+  std::vector<u8> in_flight;   // MatrixUse by register offset / 64; empty: none
+  bool matrix_fenced = false;  // a wgmma.fence was executed
 
   u8* local = nullptr;  // local memory: local_bytes for each lane
 };

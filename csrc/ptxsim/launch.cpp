@@ -83,6 +83,7 @@ void start_block(Block& block, u32 rank, Dim3 id, const Launch& launch) {
     w.matrix_open = {};
     w.matrix_groups.clear();
     w.in_flight.clear();
+    w.matrix_fenced = false;
     fill_special_registers(launch.program, w);
   }
 }

@@ -171,6 +171,37 @@ void add(RunningWarp& w, const Shape& shape, const s32* list, bool keep, float s
       }
 }
 
+u8& use_of(RunningWarp& w, s32 offset) {
+  const size_t i = static_cast<size_t>(offset) / 64;
+  if (i >= w.in_flight.size()) w.in_flight.resize(i + 1);
+  return w.in_flight[i];
+}
+
+void mark_in_flight(RunningWarp& w, const MatrixGroup& group) {
+  for (const MatrixGroup::Registers& r : group.registers)
+    use_of(w, r.offset) |= r.accumulator ? kAccumulates : kReads;
+}
+
+// A warp's first wgmma, and one whose registers were used since the last, follow a wgmma.fence.
+void check_fence(RunningWarp& w, u32 lane, const MatrixGroup& group) {
+  bool ordered = w.matrix_fenced;
+  for (const MatrixGroup::Registers& r : group.registers)
+    ordered = ordered && !(use_of(w, r.offset) & kTouched);
+  if (ordered) return;
+  w.block->launch().report(w, lane, "no fence",
+                           "uses registers with no wgmma.fence since others used them");
+  w.matrix_fenced = true;  // once is enough
+}
+
+// What was done before counts as ordered; what is under way is watched on.
+void fence_registers(Warp& warp, const Instruction&, u32) {
+  RunningWarp& w = running(warp);
+  w.matrix_fenced = true;
+  w.in_flight.clear();
+  for (const MatrixGroup& group : w.matrix_groups) mark_in_flight(w, group);
+  mark_in_flight(w, w.matrix_open);
+}
+
 // list: accumulators, A's registers or descriptor, B's descriptor; reg[1]: predicate, add to D
 void multiply(Warp& warp, const Instruction& in, u32 mask) {
   RunningWarp& w = running(warp);
@@ -198,11 +229,8 @@ void multiply(Warp& warp, const Instruction& in, u32 mask) {
     for (int i = 0; i < 4; ++i) w.matrix_open.registers.push_back({a[i], false});
   w.matrix_open.time = w.block->cluster->time;
   ++w.block->cluster->time;
-  for (const MatrixGroup::Registers& r : w.matrix_open.registers) {
-    const size_t i = static_cast<size_t>(r.offset) / 64;
-    if (i >= w.in_flight.size()) w.in_flight.resize(i + 1);
-    w.in_flight[i] |= r.accumulator ? 1 : 2;
-  }
+  check_fence(w, lane, w.matrix_open);
+  mark_in_flight(w, w.matrix_open);
 }
 
 void commit(Warp& warp, const Instruction&, u32) {
@@ -215,20 +243,16 @@ void commit(Warp& warp, const Instruction&, u32) {
 void wait(Warp& warp, const Instruction& in, u32) {
   RunningWarp& w = running(warp);
   Known& unit = w.clock.agents[agent_of(*w.block, kMatrixAgent + w.index / kWarpgroup)];
+  for (u8& use : w.in_flight) use &= kAccumulated | kWasRead | kTouched;
   while (static_cast<s64>(w.matrix_groups.size()) > in.imm) {
-    unit.all = std::max(unit.all, w.matrix_groups.front().time);
+    const MatrixGroup& done = w.matrix_groups.front();
+    unit.all = std::max(unit.all, done.time);
+    for (const MatrixGroup::Registers& r : done.registers)
+      use_of(w, r.offset) |= r.accumulator ? kAccumulated : kWasRead;
     w.matrix_groups.pop_front();
   }
-  w.in_flight.clear();
-  const auto mark = [&](const MatrixGroup& group) {
-    for (const MatrixGroup::Registers& r : group.registers) {
-      const size_t i = static_cast<size_t>(r.offset) / 64;
-      if (i >= w.in_flight.size()) w.in_flight.resize(i + 1);
-      w.in_flight[i] |= r.accumulator ? 1 : 2;
-    }
-  };
-  for (const MatrixGroup& group : w.matrix_groups) mark(group);
-  mark(w.matrix_open);
+  for (const MatrixGroup& group : w.matrix_groups) mark_in_flight(w, group);
+  mark_in_flight(w, w.matrix_open);
 }
 
 int dimension(const std::string& shape, char which) {
@@ -242,9 +266,7 @@ void decode_wgmma(Decoder& d, const Statement& s) {
   in.flow = Flow::warp_sync;
   const std::string& what = s.parts[1];
   if (what == "fence" || what == "commit_group" || what == "wait_group") {
-    in.run = what == "fence"          ? Handler([](Warp&, const Instruction&, u32) {})
-             : what == "commit_group" ? commit
-                                      : wait;
+    in.run = what == "fence" ? fence_registers : what == "commit_group" ? commit : wait;
     if (what == "wait_group") in.imm = d.immediate(s.operands[0]);
     return d.emit(in);
   }

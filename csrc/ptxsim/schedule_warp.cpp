@@ -123,17 +123,26 @@ class WarpRun {
   void check_in_flight(const Instruction& in, u32 pc, u32 mask) {
     if (mask == 0) return;
     u8 found = 0;
-    const auto look = [&](s32 offset, u8 kinds) {
+    const auto look = [&](s32 offset, u8 uses, bool touches) {
       const size_t i = static_cast<size_t>(offset) / 64;
-      if (offset != kNoRegister && i < w_.in_flight.size()) found |= w_.in_flight[i] & kinds;
+      if (offset == kNoRegister || i >= w_.in_flight.size()) return;
+      found |= w_.in_flight[i] & uses;
+      if (touches && w_.in_flight[i] & uses) w_.in_flight[i] |= kTouched;
     };
-    for (int i = 0; i < kOperands; ++i) look(in.reg[i], i == 0 ? 3 : 1);
-    for (u32 i = 0; i < in.list_size; ++i) look(w_.lists[in.list + i], 1);
+    const auto look_at_all = [&](bool touches) {
+      constexpr u8 kRead = kAccumulates | kAccumulated, kWritten = kRead | kReads | kWasRead;
+      for (int i = 0; i < kOperands; ++i) look(in.reg[i], i == 0 ? kWritten : kRead, touches);
+      for (u32 i = 0; i < in.list_size; ++i) look(w_.lists[in.list + i], kRead, touches);
+    };
+    look_at_all(false);
     if (!found || launch_.program.opcodes[pc].starts_with("mov")) return;
+    look_at_all(true);
+    if (!(found & (kAccumulates | kReads))) return;
     w_.pc = pc;
     launch_.report(w_, static_cast<u32>(__builtin_ctz(mask)), "register in flight",
-                   found & 1 ? "touches an accumulator of a wgmma that was not waited for"
-                             : "writes an operand of a wgmma that was not waited for");
+                   found & kAccumulates
+                       ? "touches an accumulator of a wgmma that was not waited for"
+                       : "writes an operand of a wgmma that was not waited for");
   }
 
   void run_group(size_t index) {

@@ -56,6 +56,8 @@ MISTAKES = {
     8: {"race", "no barrier"},
     9: {"barrier arrivals"},
     10: {"in flight", "race", "deadlock", "in flight at exit"},
+    11: {"no fence"},
+    12: {"no fence"},
 }
 
 

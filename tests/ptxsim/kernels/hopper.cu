@@ -19,6 +19,8 @@ enum Bug {
   kNoInitFence,   // the barriers are used before all threads know of them
   kTooManyArrivals,  // by one instruction, more than the phase has left
   kShortExpect,   // fewer bytes are expected than copied
+  kNoMatrixFence, // wgmma uses registers that were set before, with no fence
+  kScaledLate,    // the accumulators are scaled between two products, with no fence after that
 };
 
 __device__ void barrier_init(uint32_t at, int count) {
@@ -92,7 +94,8 @@ __global__ void __launch_bounds__(256)
     barrier_wait(full(s), kBug == kWrongPhase ? (round & 1) ^ 1 : round & 1);
     const uint64_t a = descriptor(base + s * 2 * kTileBytes);
     const uint64_t b = descriptor(base + s * 2 * kTileBytes + kTileBytes);
-    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+    if (kBug != kNoMatrixFence && (kBug != kScaledLate || t == 0))
+      asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
     for (int k = 0; k < 4; ++k) multiply(d, a + k * (kBug == kWrongStep ? 4 : 2), b + k * 2);
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
@@ -100,6 +103,8 @@ __global__ void __launch_bounds__(256)
       asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
     else
       asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    if (kBug == kScaledLate)
+      for (int i = 0; i < 32; ++i) asm volatile("mul.f32 %0, %0, 0f3F800000;" : "+f"(d[i])::"memory");
     if (kBug == kTooManyArrivals && thread == 128)
       asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], 129;" ::"r"(empty(s)) : "memory");
     if (kBug != kNoWait || t > 0) barrier_arrive(empty(kBug == kNoWait ? (t - 1) % kStages : s));
@@ -162,7 +167,8 @@ extern "C" int run(int bug, void* a, void* b, void* c, int M, int N, int K) {
   cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
   if (found != cudaDriverEntryPointSuccess) return -1;
   decltype(&launch<0>) const all[] = {launch<0>, launch<1>, launch<2>, launch<3>, launch<4>, launch<5>,
-                                      launch<6>, launch<7>, launch<8>, launch<9>, launch<10>};
+                                      launch<6>, launch<7>, launch<8>, launch<9>, launch<10>, launch<11>,
+                                      launch<12>};
   all[bug](reinterpret_cast<Encode>(function), a, b, c, M, N, K);
   return cudaGetLastError();
 }
