@@ -1,6 +1,7 @@
 """From SmolLM2 as it is fetched to three MTP heads in a directory of their own."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ...loading import load
@@ -29,8 +30,8 @@ _MIXTURE = {
 
 def smollm2_runs(
     output: str | Path, *, tokens: int = 600_000, joint_tokens: int = 1_200_000, seed: int = 0
-) -> tuple[PretrainConfig, PretrainConfig]:
-    """One head alone, then its three copies jointly, on the same stored states of the trunk."""
+) -> tuple[PretrainConfig, ...]:
+    """One head alone, then its three copies jointly, twice, on the same states of the trunk."""
     output = Path(output)
     common = {
         "data": {name: str(output / "tokens" / name) for name in DOMAINS},
@@ -41,7 +42,6 @@ def smollm2_runs(
         "distill": 8,
         "dtype": "bfloat16",
         "micro_rows": _BATCH,
-        "seed": seed,
         "save": SaveConfig(every=500, keep=1),
         # What the heads are worth is measured on packed weights afterwards.
         "eval": EvalConfig(rows=1, prompts=0),
@@ -51,6 +51,7 @@ def smollm2_runs(
         init="smollm2",
         mtp_window=_WINDOW,
         schedule=Schedule((_stage("one head", tokens, 2e-3, 5e-4),)),
+        seed=seed,
         **common,
     )
     joint = PretrainConfig(
@@ -58,9 +59,17 @@ def smollm2_runs(
         init=str(output / "one" / "final"),
         mtp_heads=_HEADS,
         schedule=Schedule((_stage("three heads", joint_tokens, 1.5e-3, 5e-5),)),
+        seed=seed,
         **common,
     )
-    return one, joint
+    again = PretrainConfig(
+        output=str(output / "again"),
+        init=str(output / "joint" / "final"),
+        schedule=Schedule((_stage("three heads again", joint_tokens, 1e-3, 2e-5),)),
+        seed=seed + 1,  # other rows
+        **common,
+    )
+    return one, joint, again
 
 
 def _stage(name: str, tokens: int, peak: float, end: float) -> Stage:
@@ -87,18 +96,20 @@ def build(
     scale: float = 1.0,
     progress: Callable[[str], None] | None = None,
 ) -> RunResult:
-    """Corpora, stored states, both runs, and the heads in ``output``/heads; continues a cut run."""
+    """Corpora, stored states, all runs, and the heads in ``output``/heads; continues a cut run."""
     output = Path(output)
     say = progress or (lambda line: None)
     model, tokenizer = load("smollm2")
     write_tokens(model, tokenizer, output / "tokens", seed=seed, scale=scale, progress=say)
     del model
-    one, joint = smollm2_runs(output, tokens=tokens, joint_tokens=joint_tokens, seed=seed)
-    result = run(one, progress=progress is not None)
-    if result.status == "finished":
-        result = run(joint, progress=progress is not None)
-    if result.status == "finished":
-        trained = PretrainConfig(**vars(joint) | {"init": str(output / "joint" / "final")})
-        save_heads(build_model(trained), output / "heads")
-        say(f"heads: {output / 'heads'}")
+    result = None
+    runs = smollm2_runs(output, tokens=tokens, joint_tokens=joint_tokens, seed=seed)
+    for config in runs:
+        result = run(config, progress=progress is not None)
+        if result.status != "finished":
+            return result
+    assert result is not None
+    trained = replace(runs[-1], init=str(Path(runs[-1].output) / "final"))
+    save_heads(build_model(trained), output / "heads")
+    say(f"heads: {output / 'heads'}")
     return result
