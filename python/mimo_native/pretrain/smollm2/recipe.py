@@ -65,7 +65,7 @@ def smollm2_runs(
     again = PretrainConfig(
         output=str(output / "again"),
         init=str(output / "joint" / "final"),
-        schedule=Schedule((_stage("three heads again", joint_tokens * 2 // 3, 1e-3, 2e-5),)),
+        schedule=Schedule((_stage("three heads again", joint_tokens * 2 // 5, 1e-3, 2e-5),)),
         seed=seed + 1,  # other rows
         **common,
     )
