@@ -1,6 +1,7 @@
 """MTP heads for a model that has none: attached, trained from stored states, kept apart, loaded."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,10 @@ from .models import random_model
 
 def _row(ids: np.ndarray) -> Row:
     return Row(ids, (len(ids),), "c")
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(28, "No space left on device")
 
 
 VOCAB, USED, HIDDEN = 300, 190, 64
@@ -179,6 +184,14 @@ class TestStoredStates:
         with pytest.raises(mn.CheckpointError, match="100 bytes"):
             HiddenFile(file, trunk="a")
 
+    def test_full_disk(self, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        file = TokenFile(corpus / "train")
+        before = {p.name: p.read_bytes() for p in file.path.iterdir()}
+        monkeypatch.setattr(os, "fsync", full_disk)
+        with pytest.raises(mn.CheckpointError, match="No space left"):
+            store_hidden(file, lambda i, cu: torch.zeros(1, int(cu[-1]), 4), trunk="a", width=4)
+        assert {p.name: p.read_bytes() for p in file.path.iterdir()} == before
+
 
 class TestTraining:
     def test_stored_states_train_what_the_trunk_would(self, corpus: Path) -> None:
@@ -313,6 +326,16 @@ class TestHeadsApart:
         hidden = loaded(ids).hidden
         got, want = loaded.mtp(0, ids, hidden).logits, model.mtp(0, ids, hidden).logits
         assert float((got - want).abs().max()) <= bound * float(want.abs().max())
+
+    def test_full_disk(
+        self, model: mn.MiMoForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        save_heads(model, tmp_path)
+        before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+        monkeypatch.setattr(os, "fsync", full_disk)
+        with pytest.raises(mn.CheckpointError, match="No space left"):
+            save_heads(model, tmp_path, format="int8_32")
+        assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
     def test_speculation_with_them_changes_no_token(
         self, model: mn.MiMoForCausalLM, trunk_path: Path, tmp_path: Path

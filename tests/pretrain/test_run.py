@@ -180,18 +180,21 @@ def test_another_recipe_is_refused(tmp_path: Path) -> None:
     assert saved(other.output) == before
 
 
-def test_a_loss_that_is_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("part", "named"), [("main", "loss"), ("loss", "gradient")])
+def test_a_loss_that_is_no_number(
+    tmp_path: Path, part: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(config(tmp_path, steps=2))
     before = saved(config(tmp_path).output)
     forward = Objective.forward
 
     def broken(self: Objective, *args: object) -> Losses:
         losses = forward(self, *args)
-        return losses._replace(main=losses.main * float("nan"))
+        return losses._replace(**{part: getattr(losses, part) * float("nan")})
 
     monkeypatch.setattr(Objective, "forward", broken)
     fresh = config(tmp_path, "other", save=SaveConfig(every=1))
-    with pytest.raises(FloatingPointError, match="loss: expected a finite number at step 1"):
+    with pytest.raises(FloatingPointError, match=f"{named}: expected a finite number at step 1"):
         run(fresh)
     assert saved(fresh.output) == {}
     assert saved(config(tmp_path).output) == before
