@@ -40,9 +40,13 @@ void gate_up_job(const ExpertProblem& p, const BlockRange& blocks, int64_t begin
   char* buffer = scratch + p.work.thread_scratch_bytes - 4 * l.panel_bytes();
   const bool two = !p.gate_up.packed || panels_at_once<F>(rows.blocks[blocks.begin]) > 1;
   const int64_t pairs = shift == 0 && two ? 2 : 1;
+  const bool expert_ends = end == first_up && blocks.end < rows.count;
   for (int64_t panel = begin; panel < end; panel += pairs) {
     const int64_t gates = lesser(pairs, end - panel);
     const int64_t ups = shift == 0 ? gates : lesser(2, l.panels() - first_up - panel);
+    const void* next = panel + gates == end && expert_ends
+                           ? panel_ahead(p.gate_up, rows.blocks[blocks.end].group, 0)
+                           : panel_ahead(p.gate_up, blocks.group, panel + gates);
     const typename F::Value* panels[4];
     for (int64_t i = 0; i < gates + ups; ++i)
       panels[i] =
@@ -51,7 +55,7 @@ void gate_up_job(const ExpertProblem& p, const BlockRange& blocks, int64_t begin
     for (int64_t b = blocks.begin; b < blocks.end; ++b) {
       const RowBlock& block = rows.blocks[b];
       multiply_panels<F>(l, packed_block<F>(p.packed_x, block, row_steps<F>(l)), panels,
-                         gates + ups, c, ldc, panel_ahead(p.gate_up, blocks.group, panel + gates));
+                         gates + ups, c, ldc, next);
       for (int64_t i = 0; i < gates; ++i) {
         const float *gate = c + i * kPanel, *up = c + (gates + i) * kPanel + shift;
         const int64_t column = (panel + i) * kPanel;
@@ -102,7 +106,7 @@ void forward(const ExpertProblem& p) {
                           lesser(begin + work.sum_panels_per_job, down.panels()));
     });
     team.share_last(p.down.tokens, [&](int64_t t) {
-      combine(p.down, p.down.products, down.panels() * kPanel, 0, down.outputs, t, t + 1);
+      combine(p.down, p.down.products, product_stride(down), 0, down.outputs, t, t + 1);
     });
   });
 }

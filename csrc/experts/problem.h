@@ -30,6 +30,10 @@ struct Work {
   int64_t thread_scratch_bytes;  // of each thread
 };
 
+// From a stored row of products to the next: an odd number of cache lines, else where a row has
+// 1024 columns all rows of a panel's sums meet in one set of L1.
+static inline int64_t product_stride(const PackedLayout& l) { return l.panels() * kPanel + 16; }
+
 // y_t = sum over slots k, in order, of weights_tk * W packed row of the slot.
 struct SlotSum {
   int64_t tokens, slots;
@@ -38,7 +42,7 @@ struct SlotSum {
   const void* packed;
   const int32_t* position;  // [tokens, slots] sorted row; null where it is the token
   const float* weights;     // [tokens, slots]; null for 1
-  float* products;          // scratch [rows, 32 * panels of w]; null where they are not stored
+  float* products;          // scratch, rows of product_stride; null where they are not stored
   void* y;                  // [tokens, outputs of w], dense
   bool y_bf16;
 };

@@ -61,9 +61,9 @@ void forward_pass(const ExpertLayer& layer, const ExpertPlan& plan, const RowSou
   const int kind = kind_of(up, x.bf16);
   const int64_t x_at = parts.add(plan.rows.rows * row_bytes(up, kind));
   const int64_t h_at = parts.add(plan.rows.rows * row_bytes(down, kind));
-  const int64_t product_bytes = plan.rows.rows * down.panels() * kPanel * 4;
-  const bool stored = layer.down.packed && product_bytes <= kStoredBytes;
-  const int64_t products_at = parts.add(stored ? product_bytes : 0);
+  const bool stored =
+      layer.down.packed && plan.rows.rows * down.panels() * kPanel * 4 <= kStoredBytes;
+  const int64_t products_at = parts.add(stored ? plan.rows.rows * product_stride(down) * 4 : 0);
   const int64_t threads_at = parts.add(work.thread_scratch_bytes * work.threads);
   char* base = scratch(parts.total());
   work.thread_scratch = base + threads_at;

@@ -47,7 +47,7 @@ MN_INLINE void combine(const SlotSum& p, const float* sums, int64_t lds, int64_t
 template <class F>
 void slot_product_job(const SlotSum& p, const RowBlock& block, int64_t begin, int64_t end) {
   const PackedLayout& l = p.w.layout;
-  const int64_t lds = l.panels() * kPanel, at_once = panels_at_once<F>(block);
+  const int64_t lds = product_stride(l), at_once = panels_at_once<F>(block);
   for (int64_t panel = begin; panel < end; panel += at_once) {
     const int64_t count = lesser(at_once, end - panel);
     const typename F::Value* panels[kMostPanels];

@@ -44,7 +44,14 @@ void pack_tile(const Source* const* rows, int n, int64_t inputs, int64_t steps, 
     for (int i = n; i < 16; ++i) x[i] = u32x16::zero();
     transpose(x);
     const int count = steps - s < 16 ? static_cast<int>(steps - s) : 16;
-    for (int j = 0; j < count; ++j) x[j].store_n(to + j * n, n);
+    // Whole vectors where they end within the tile; the next one overwrites what is too much.
+    const int64_t last_whole = (steps - s) * n - 16;
+    for (int j = 0; j < count; ++j) {
+      if (j * n <= last_whole)
+        x[j].store_n(to + j * n, 16);
+      else
+        x[j].store_n(to + j * n, n);
+    }
   }
 }
 

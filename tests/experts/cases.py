@@ -190,10 +190,12 @@ CASES = [
 _SMALL = {"width": 1024, "ffn": 512, "experts": 64, "slots": 8}
 _WIDE = {"width": 4096, "ffn": 2048, "experts": 32, "slots": 8}
 BENCHMARKS = [
-    *(ExpertMlpCase(tokens=n, dtype=torch.bfloat16, **_SMALL) for n in (1, 8, 16, 64, 512, 2048)),
+    *(ExpertMlpCase(tokens=n, dtype=torch.bfloat16, **_SMALL)
+      for n in (1, 8, 16, 64, 512, 2048, 4096)),
     *(ExpertMlpCase(tokens=n, routing=routing, dtype=torch.bfloat16, **_SMALL)
       for routing in ("zipf", "recorded") for n in (8, 64, 512)),
-    *(ExpertMlpCase(tokens=n, dtype=torch.bfloat16, **_WIDE) for n in (1, 8, 16, 64, 512)),
+    *(ExpertMlpCase(tokens=n, dtype=torch.bfloat16, **_WIDE)
+      for n in (1, 8, 16, 64, 512, 2048, 4096)),
     *(ExpertMlpCase(tokens=n, **_SMALL) for n in (1, 64, 512)),
     *(SwigluMlpCase(tokens=n, width=1024, ffn=4096, dtype=t) for t in FLOATS for n in (1, 64, 512)),
 ]  # fmt: skip
