@@ -159,7 +159,8 @@ py::tuple SpeculativeRows::round(
     walks.append(py::make_tuple(
         walk.tokens, walk.logprobs, walk.path, py::tuple(py::cast(walk.draft.tokens)),
         py::tuple(py::cast(walk.draft.parents)), walk.matched, walk.copied, walk.extended));
-  return py::make_tuple(walks, result.draft_seconds, result.verify_seconds, result.steps);
+  return py::make_tuple(walks, result.draft_seconds, result.verify_seconds, result.steps,
+                        result.quiet);
 }
 
 }  // namespace
@@ -167,9 +168,19 @@ py::tuple SpeculativeRows::round(
 void bind_speculative_round(py::module_& m) {
   py::class_<TextRecord, std::shared_ptr<TextRecord>>(m, "TextRecord")
       .def(py::init<>())
-      .def_readonly("first", &TextRecord::first)
-      .def_readonly("after", &TextRecord::after)
+      .def_property_readonly("first", [](const TextRecord& record) { return record.now().first; })
+      .def_property_readonly("after", [](const TextRecord& record) { return record.now().after; })
+      .def_property_readonly("level", &TextRecord::level)
       .def_readonly("surprise", &TextRecord::surprise)
+      .def_readonly("idle", &TextRecord::idle)
+      .def(
+          "tell",
+          [](TextRecord& record, int64_t due) {
+            record.idle = 0;
+            record.due = due;
+            record.told = record.level();
+          },
+          py::arg("due"))
       .def("draw", &TextRecord::draw, py::arg("logprobs"))
       .def(
           "note",

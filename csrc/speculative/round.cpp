@@ -215,13 +215,17 @@ RoundResult run_round(const RoundModel& model, std::vector<SpeculativeRow>& stat
     for (const int64_t node : out.path) committed.push_back(first + node);
   }
   check_walks(state, rows, result.walks);
-  if (copies.record)
+  if (copies.record) {
+    const bool idle = result.steps == 0 && std::all_of(result.walks.begin(), result.walks.end(),
+                                                       [](const Walk& w) { return !w.matched; });
+    result.quiet = idle && copies.record->quiet();
     for (size_t i = 0; i < rows.size(); ++i) {
       const Walk& drawn = result.walks[i];
       copies.record->note(found[i].second, found[i].first, drawn.tokens.data(),
                           static_cast<int64_t>(drawn.tokens.size()));
       copies.record->draw(drawn.logprobs);
     }
+  }
   commit_staged(Check("commit"), model.caches, staged, edges, edges_view(committed),
                 dense(trees.masks.data(), DType::i64, {n}));
   if (!model.blocks.empty()) {

@@ -36,7 +36,8 @@ struct Walk {
 struct RoundResult {
   std::vector<Walk> walks;
   double draft_seconds, verify_seconds;
-  int64_t steps;  // passes of MTP blocks that drafts took
+  int64_t steps;       // passes of MTP blocks that drafts took
+  bool quiet = false;  // whether nobody need be told
 };
 
 // Memory between the rounds of one caller.

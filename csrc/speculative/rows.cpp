@@ -25,6 +25,7 @@ void TextRecord::note(int64_t matched, const std::vector<int64_t>& copied, const
   constexpr double kNewest = 0.05;
   constexpr int64_t kPrior = 3;  // rounds that the first guess counts for
   const auto both = std::min(static_cast<int64_t>(copied.size()), count);
+  auto& [first, after, firsts, afters] = shares[static_cast<size_t>(level())];
   for (int64_t i = 0; i < both; ++i) {
     const bool right = copied[static_cast<size_t>(i)] == drawn[i];
     const auto size = static_cast<size_t>(matched);
@@ -37,6 +38,8 @@ void TextRecord::note(int64_t matched, const std::vector<int64_t>& copied, const
 
 std::vector<int64_t> TextRecord::lengths(double value, double node, double plain,
                                          double best) const {
+  const CopyShares& text = now();
+  const auto &first = text.first, &after = text.after;
   std::vector<int64_t> lengths(first.size(), 0);
   for (size_t size = 2; size < first.size(); ++size) {
     const auto [nodes, tokens] = worthwhile(first[size], after[size], value, node);

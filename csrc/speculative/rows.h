@@ -54,14 +54,26 @@ struct SpeculativeRow {
 
 inline constexpr int64_t kLongestMatch = 8;
 
-// What the last rounds say of the text. How often copied tokens would have been right, by how many
-// before them matched: the first one, and one whose predecessor was; and the nats of a token.
-struct TextRecord {
-  std::array<double, kLongestMatch + 1> first{0, 0, .25, .3, .4, .5, .6, .65, .7}, after;
+// How often copied tokens would have been right, by how many before them matched: the first one,
+// and one whose predecessor was. Recent rounds weigh more.
+struct CopyShares {
+  std::array<double, kLongestMatch + 1> first{0, 0, .25, .3, .4, .5, .6, .65, .7};
+  std::array<double, kLongestMatch + 1> after{0, 0, .7, .7, .7, .7, .7, .7, .7};
   std::array<int64_t, kLongestMatch + 1> firsts{}, afters{};  // how often each was seen
-  double surprise = 0;
+};
 
-  TextRecord() { after.fill(0.7); }
+// What the last rounds say of the text: how hard it is for the model, in nats a token, and what
+// copying brings in text of each of three degrees.
+struct TextRecord {
+  double surprise = 0;
+  std::array<CopyShares, 3> shares;
+  // Rounds without drafts since somebody was told of one, until how many nobody is, and the level
+  // that was known then.
+  int64_t idle = 0, due = 1, told = 0;
+
+  int64_t level() const { return (surprise > 0.35) + (surprise > 1.2); }
+  const CopyShares& now() const { return shares[static_cast<size_t>(level())]; }
+  bool quiet() { return ++idle < due && level() == told; }
   void draw(const std::vector<float>& logprobs);
   void note(int64_t matched, const std::vector<int64_t>& copied, const int64_t* drawn,
             int64_t count);

@@ -97,10 +97,10 @@ def _play(
         if length := plan.copied[size] if plan.copied else 0:
             tokens, seconds = 1 + min(right, length), 1.0 + node * length
             policy.costs.record(1 + length, seconds, 0, 0.0)
-            policy.record(tokens, seconds, blocks=False)
+            policy.record(tokens, seconds, steps=0, nodes=1 + length)
         elif plan.blocks is not None and blocks is not None:
             tokens, seconds = blocks
-            policy.record(tokens, seconds, blocks=True)
+            policy.record(tokens, seconds, steps=1, nodes=2)
         else:
             policy.costs.record(1, 1.0, 0, 0.0)
             policy.record_plain(1.0)

@@ -290,7 +290,7 @@ class Engine:
             request.stats.verify_time += round.verify_time
             pieces.append(self._take(request, walk.tokens, walk.logprobs, began, now))
             count += len(walk.tokens)
-        if self.speculator is not None:
+        if self.speculator is not None and not round.quiet:
             self.speculator.record(round, requests, count, time.perf_counter() - began)
         return pieces
 

@@ -84,8 +84,8 @@ class Walk:
 class Round:
     """The drafts of one round, in the order of its requests, none at all in a plain round; or the
     walks over them, where they have been verified and committed already. ``matched``: per request
-    the tokens before the copied ones, 0 where none were; ``steps``: blocks that ran. Times in
-    seconds."""
+    the tokens before the copied ones, 0 where none were; ``steps``: blocks that ran; ``quiet``:
+    nothing was drafted, and the policy need not hear of it. Times in seconds."""
 
     drafts: Sequence[Draft] = ()
     walks: Sequence[Walk] = ()
@@ -93,6 +93,7 @@ class Round:
     draft_time: float = 0.0
     verify_time: float = 0.0
     steps: int = 0
+    quiet: bool = False
 
 
 def _from_paths(paths: Iterable[Path]) -> Draft:

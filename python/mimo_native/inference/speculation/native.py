@@ -98,7 +98,7 @@ class NativeRounds:
             ]
         for request in requests:
             self._sync(request)
-        walks, drafting, verifying, steps = self._rows.round(rows, plan.native)
+        walks, drafting, verifying, steps, quiet = self._rows.round(rows, plan.native)
         self.cache.drop_step()
         for request, (tokens, *_) in zip(requests, walks, strict=True):
             self._state[request.row].known += len(tokens)
@@ -112,6 +112,7 @@ class NativeRounds:
             drafting,
             verifying,
             steps,
+            quiet,
         )
 
     def _sync(self, request: Request) -> None:

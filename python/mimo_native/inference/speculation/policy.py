@@ -12,16 +12,13 @@ __all__ = ["LONGEST_MATCH", "Costs", "Plan", "Policy"]
 
 LONGEST_MATCH = 8
 _DECAY, _PLAIN_DECAY, _MEAN_DECAY = 0.1, 0.05, 0.02  # weight of the newest round
-_MARGIN, _COPY_MARGIN = 1.03, 1.06  # by which drafts must be faster than none
+_MARGIN, _COPY_MARGIN = 1.03, 1.1  # by which drafts must be faster than none
 _FIRST_PAUSE, _LONGEST_PAUSE = 8, 512  # rounds without blocks that lost
 _TRIES = 3  # after a pause
 _REFRESH = 64  # rounds after which plain decoding is timed again
 _LOOK = 8  # rounds between looks at a plan that goes well
 # What trying blocks may lose: a share of all time, and so many plain rounds at the start.
-_SHARE, _ALLOWANCE = 0.003, 10
-# Text that the model finds hard is drafted as badly. How hard the last tokens were, in nats, says
-# which experience with the blocks counts.
-_SURPRISES = (0.35, 1.2)
+_SHARE, _ALLOWANCE = 0.003, 6
 _COLD = 32  # tokens that the blocks have yet to see, from which a draft takes as long as several
 _MEMORY = 0.98  # of the fit of verification's cost, per round
 _UNKNOWN_NODE = 0.15  # what a node costs, in passes, before any was timed
@@ -133,7 +130,7 @@ class Policy:
     _revise_at: int = 2  # the round when time alone may change the plan
     _credit: float = 0.0  # seconds that trying may still lose
     _unseen: float = _COLD + 1  # tokens that the blocks have yet to see
-    level: int = 0  # of surprise
+    level: int = 0  # how hard the text is: which experience counts
 
     def __post_init__(self) -> None:
         self.plan = Plan(record=self.text)
@@ -155,18 +152,22 @@ class Policy:
         if self._moved() or self.round >= self._revise_at:
             self._revise()
 
-    def record(self, tokens: float, seconds: float, *, blocks: bool) -> None:
-        """A round with drafts, of blocks or copied only: tokens per row, and how long it took."""
+    def record(self, tokens: float, seconds: float, *, steps: int, nodes: int) -> None:
+        """A round with drafts, of so many blocks or copied only, verified as so many nodes: tokens
+        per row, and how long it took."""
         self.round += 1
         self._mean.add(tokens, seconds, _MEAN_DECAY)
         level, warm = self.level, self.warm
-        self._unseen = tokens + (0.0 if blocks else self._unseen)
+        self._unseen = tokens + (0.0 if steps else self._unseen)
         look = self._moved() or self.round >= self._revise_at
-        if blocks:
+        if steps:
             gain = tokens * self.plain.seconds - seconds
             self._credit = min(self._credit + gain, _ALLOWANCE * self.plain.seconds)
-            # Of a cold round, what it took is that of many.
-            look |= not warm or self._record_blocks(self._arm(level), tokens, seconds)
+            if not warm and self.costs.step:  # what it took is that of many rounds
+                drafting = steps * self.costs.step + nodes * self._node()
+                seconds = min(seconds, self.plain.seconds + drafting)
+            if warm or self.costs.step:
+                look |= self._record_blocks(self._arm(level), tokens, seconds)
         if look:
             self._revise()
 
@@ -194,8 +195,7 @@ class Policy:
 
     def _moved(self) -> bool:
         """Whether the text has become so much harder or easier that other experience counts."""
-        surprise = self.text.surprise
-        level = sum(surprise > bound for bound in _SURPRISES)
+        level = self.text.level
         moved, self.level = level != self.level, level
         return moved
 

@@ -32,7 +32,7 @@ _policies: WeakKeyDictionary[MiMoForCausalLM, dict[int, Policy]] = WeakKeyDictio
 
 
 # One of so many rounds without drafts is told to the policy, by how hard the text is.
-_TOLD_OF = (16, 16, 64)
+_TOLD_OF = (16, 32, 128)
 
 
 class Speculator:
@@ -58,7 +58,6 @@ class Speculator:
         if self.plan is not None and not self.heads:
             self.plan = Plan(None, _COPY_8)
         self.policies = _policies.setdefault(model, {})
-        self._idle, self._due = 0, 1  # rounds without drafts that the policy has not heard of
         # Per request what was looked up for copying, what had matched, and after how many tokens.
         self._guesses: dict[int, tuple[list[int], int, int]] = {}
         self._ngrams: dict[int, NGrams] = {}
@@ -112,17 +111,13 @@ class Speculator:
         """A round's tokens over all requests, and its time."""
         if self.mode != "auto":
             return
-        if not (round.steps or any(round.matched)):
-            # Which must not cost what it may save: one round of many is told.
-            self._idle += 1
-            if self._idle >= self._due:
-                policy = self._policy(requests)
-                policy.costs.record(len(requests), round.verify_time, 0, 0.0)
-                policy.record_plain(seconds, self._idle)
-                known = policy.plain.rounds > 1
-                self._idle, self._due = 0, _TOLD_OF[policy.level] if known else 1
-            return
         policy = self._policy(requests)
+        if not (round.steps or any(round.matched)):
+            # It must not cost what it may save: of many such rounds, one is told.
+            policy.costs.record(len(requests), round.verify_time, 0, 0.0)
+            policy.record_plain(seconds, max(policy.text.idle, 1))
+            policy.text.tell(_TOLD_OF[policy.level] if policy.plain.rounds > 1 else 1)
+            return
         nodes = 0
         for walk in round.walks:
             nodes += 1 + len(walk.draft)
@@ -131,8 +126,9 @@ class Speculator:
             if self.native is None:
                 policy.text.draw(walk.logprobs)
         steps = round.steps if policy.warm else 0
-        policy.costs.record(nodes or len(requests), round.verify_time, steps, round.draft_time)
-        policy.record(tokens / len(requests), seconds, blocks=round.steps > 0)
+        nodes = nodes or len(requests)
+        policy.costs.record(nodes, round.verify_time, steps, round.draft_time)
+        policy.record(tokens / len(requests), seconds, steps=round.steps, nodes=nodes)
 
     def finished(self, request: Request) -> None:
         """Let go of what was kept for a request."""
