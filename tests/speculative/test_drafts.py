@@ -179,3 +179,15 @@ def test_nodes_are_worth_while_as_long_as_they_are_likely() -> None:
     assert (nodes, tokens) == (3, pytest.approx(0.8 + 0.64 + 0.512))
     assert _C.TextRecord.worthwhile(first=0.4, after=1.0, value=1.0, node=0.5) == (0, 0.0)
     assert _C.TextRecord.worthwhile(first=1.0, after=1.0, value=1.0, node=0.0)[0] == 32
+
+
+@pytest.mark.parametrize(("rows", "copies"), [(1, True), (4, False)])
+def test_a_node_must_pay_in_a_batch_too(rows: int, copies: bool) -> None:
+    """Where rows share a pass, a token is worth less of it, and a node costs as much."""
+    policy = Policy(False, rows)
+    for i in range(60):
+        policy.costs.record(rows + i % 2, 1.0 + 0.15 * (i % 2), 0, 0.0)
+        policy.text.note(5, [1], [int(i % 2 == 0)])
+        policy.record_plain(1.0)
+    policy._revise()
+    assert bool(policy.plan.copied) == copies

@@ -57,7 +57,7 @@ class Plan:
 
 @dataclass
 class _Arm:
-    tokens: float = 0.0  # per round
+    tokens: float = 0.0  # per round, of all rows
     seconds: float = 0.0
     rounds: int = 0
     pause: int = _FIRST_PAUSE
@@ -115,6 +115,7 @@ class Policy:
     """
 
     blocks: bool  # whether there are any
+    rows: int = 1  # of every round
     plain: _Arm = field(default_factory=_Arm)
     arms: dict[int, _Arm] = field(default_factory=dict)  # of the blocks, by surprise
     costs: Costs = field(default_factory=Costs)
@@ -147,21 +148,21 @@ class Policy:
         if self.plain.rounds == 0:
             self._credit = _ALLOWANCE * seconds
         self._credit += _SHARE * seconds * rounds
-        self.plain.add(1.0, seconds, _PLAIN_DECAY)
-        self._mean.add(1.0, seconds, min(0.5, _MEAN_DECAY * rounds))
+        self.plain.add(self.rows, seconds, _PLAIN_DECAY)
+        self._mean.add(self.rows, seconds, min(0.5, _MEAN_DECAY * rounds))
         if self._moved() or self.round >= self._revise_at:
             self._revise()
 
     def record(self, tokens: float, seconds: float, *, steps: int, nodes: int) -> None:
-        """A round with drafts, of so many blocks or copied only, verified as so many nodes: tokens
-        per row, and how long it took."""
+        """A round with drafts, of so many blocks or copied only, verified as so many nodes: all
+        its tokens, and how long it took."""
         self.round += 1
         self._mean.add(tokens, seconds, _MEAN_DECAY)
         level, warm = self.level, self.warm
-        self._unseen = tokens + (0.0 if steps else self._unseen)
+        self._unseen = tokens / self.rows + (0.0 if steps else self._unseen)
         look = self._moved() or self.round >= self._revise_at
         if steps:
-            gain = tokens * self.plain.seconds - seconds
+            gain = tokens * self.plain.seconds / self.rows - seconds
             self._credit = min(self._credit + gain, _ALLOWANCE * self.plain.seconds)
             if not warm and self.costs.step:  # what it took is that of many rounds
                 drafting = steps * self.costs.step + nodes * self._node()
@@ -207,7 +208,7 @@ class Policy:
         return self._mean.seconds / self._mean.tokens if self._mean.rounds > 1 else 0.0
 
     def _node(self) -> float:
-        return self.costs.node or _UNKNOWN_NODE * self.plain.seconds
+        return self.costs.node or _UNKNOWN_NODE * self.plain.seconds / self.rows
 
     def _gain(self, arm: _Arm) -> float:
         """Seconds that a round with this arm saves against drawing its tokens at the mean rate;
@@ -259,7 +260,7 @@ class Policy:
     def _copies(self, best: float) -> tuple[int, ...]:
         """Tokens to copy by the length of what matched, where that saves more than ``best``."""
         value = self._value()
-        plain = value - self.plain.seconds * _COPY_MARGIN
+        plain = self.rows * value - self.plain.seconds * _COPY_MARGIN
         lengths = self.text.lengths(value=value, node=self._node(), plain=plain, best=best)
         return tuple(lengths) if any(lengths) else ()
 

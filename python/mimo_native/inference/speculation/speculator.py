@@ -128,7 +128,7 @@ class Speculator:
         steps = round.steps if policy.warm else 0
         nodes = nodes or len(requests)
         policy.costs.record(nodes, round.verify_time, steps, round.draft_time)
-        policy.record(tokens / len(requests), seconds, steps=round.steps, nodes=nodes)
+        policy.record(tokens, seconds, steps=round.steps, nodes=nodes)
 
     def finished(self, request: Request) -> None:
         """Let go of what was kept for a request."""
@@ -171,5 +171,5 @@ class Speculator:
     def _policy(self, requests: Sequence[Request]) -> Policy:
         policy = self.policies.get(len(requests))
         if policy is None:
-            policy = self.policies[len(requests)] = Policy(self.heads > 0)
+            policy = self.policies[len(requests)] = Policy(self.heads > 0, len(requests))
         return policy
