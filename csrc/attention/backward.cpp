@@ -203,7 +203,7 @@ void run_job(const BackwardProblem& p, int64_t n) {
       clean = hi;
     }
     Ahead ahead;
-    look_ahead(t, hi - lo, ahead);
+    look_ahead(t, hi > lo ? hi - lo : 0, ahead);
     // Pairs of keys are anchored at even positions.
     for (int64_t first = lo & ~int64_t{1}; first < hi;) {
       const int64_t block_end = (first / kBlockKeys + 1) * kBlockKeys;
