@@ -1,7 +1,7 @@
 """What SmolLM2 is asked for, so that it writes the texts its heads learn from.
 
 A request is a form filled with a subject. Subjects of held-out requests are never trained on, and
-no form or subject is one of ``mimo-native bench speculative``'s.
+no wording or subject is one of ``mimo-native bench speculative``'s.
 """
 
 import random

@@ -31,7 +31,7 @@ _MIXTURE = {
 def smollm2_runs(
     output: str | Path, *, tokens: int = 600_000, joint_tokens: int = 1_200_000, seed: int = 0
 ) -> tuple[PretrainConfig, ...]:
-    """One head alone, then its three copies jointly, twice, on the same states of the trunk."""
+    """One head alone, then its three copies jointly, on the same stored states of the trunk."""
     output = Path(output)
     common = {
         "data": {name: str(output / "tokens" / name) for name in DOMAINS},
@@ -42,6 +42,7 @@ def smollm2_runs(
         "distill": 8,
         "dtype": "bfloat16",
         "micro_rows": _BATCH,
+        "seed": seed,
         "save": SaveConfig(every=500, keep=1),
         # What the heads are worth is measured on packed weights afterwards.
         "eval": EvalConfig(rows=1, prompts=0),
@@ -51,7 +52,6 @@ def smollm2_runs(
         init="smollm2",
         mtp_window=_WINDOW,
         schedule=Schedule((_stage("one head", tokens, 2e-3, 5e-4),)),
-        seed=seed,
         **common,
     )
     joint = PretrainConfig(
@@ -59,17 +59,9 @@ def smollm2_runs(
         init=str(output / "one" / "final"),
         mtp_heads=_HEADS,
         schedule=Schedule((_stage("three heads", joint_tokens, 1.5e-3, 5e-5),)),
-        seed=seed,
         **common,
     )
-    again = PretrainConfig(
-        output=str(output / "again"),
-        init=str(output / "joint" / "final"),
-        schedule=Schedule((_stage("three heads again", joint_tokens * 2 // 5, 1e-3, 2e-5),)),
-        seed=seed + 1,  # other rows
-        **common,
-    )
-    return one, joint, again
+    return one, joint
 
 
 def _stage(name: str, tokens: int, peak: float, end: float) -> Stage:
