@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mimo_native.mopd.speedrun import Size, speedrun
-from mimo_native.mopd.speedrun.ablations import paired
+from mimo_native.mopd.speedrun.ablations import _row, paired
 from mimo_native.mopd.speedrun.chart import line_chart
 from mimo_native.mopd.speedrun.iteration import iterate
 from mimo_native.mopd.speedrun.study import normalised, rollouts_to, summary
@@ -184,6 +184,21 @@ def test_paired_differences() -> None:
     assert not got["resolved"]
     assert paired([0.6, 0.61, 0.6], [0.5, 0.5, 0.5])["resolved"]
     assert not paired([0.9], [0.1])["resolved"]
+
+
+def test_a_row_of_the_ablations() -> None:
+    """Two seeds of four prompts: differences 1, 0, 0, 0 and 0, 0, 0, 0 on top of a tie."""
+    zeros = torch.zeros(4, dtype=torch.float64)
+    one = torch.tensor([1.0, 0, 0, 0], dtype=torch.float64)
+    row = _row([one, zeros], [zeros, zeros, one], [0.1, 0.3])
+    assert row["seeds"] == 2
+    assert row["normalised"] == row["difference"] == pytest.approx(0.125)
+    assert row["mismatch"] == pytest.approx(0.2)
+    # Standard errors 0.5 / 2 and 0; their mean's is 0.25 / 2. Over seeds: 12.706 * 0.125.
+    assert row["over_prompts"] == pytest.approx(1.96 * 0.125)
+    assert row["interval"] == pytest.approx(12.706 * 0.125, rel=1e-3)
+    assert not row["resolved"]
+    assert _row([one], [zeros], [0.0])["interval"] is None
 
 
 def test_the_short_form_learns(tmp_path: Path) -> None:

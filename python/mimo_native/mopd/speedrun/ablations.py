@@ -3,7 +3,8 @@
     python -m mimo_native.mopd.speedrun.ablations runs/speedrun --seeds 3
 
 Needs the students and specialists of a speedrun with as many seeds, and leaves ablations.json
-beside them. A variant is "not resolved" where the interval of its paired difference holds 0.
+beside them. A variant is "not resolved" where the interval of its paired difference over seeds
+holds 0. The interval over prompts is of these runs alone: another seed may differ by more.
 """
 
 import argparse
@@ -14,10 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ..config import Domain, LossConfig, MopdConfig, ScoreConfig
 from ..run import run
-from .recipe import Recipe, Size
-from .study import mean, normalised, score_stage
+from .recipe import Recipe, Size, require_finished
+from .study import INTERVAL, error, mean, score_stage
 from .tasks import TASKS
 
 __all__ = ["VARIANTS", "ablate", "paired"]
@@ -58,7 +62,7 @@ def ablate(
     continues where it stopped. What is known so far is in ablations.json at any time.
     """
     recipes = [Recipe(Path(output) / f"seed-{s}", size, seed=s) for s in range(seeds)]
-    shares: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    shares: dict[str, list[Tensor]] = {name: [] for name in VARIANTS}
     mismatch: dict[str, list[float]] = {name: [] for name in VARIANTS}
     rows: dict[str, Any] = {}
     for i, recipe in enumerate(recipes):
@@ -73,13 +77,20 @@ def ablate(
     return rows
 
 
-def _row(shares: list[float], base: list[float], mismatch: list[float]) -> dict[str, Any]:
+def _row(shares: list[Tensor], base: list[Tensor], mismatch: list[float]) -> dict[str, Any]:
+    """shares and base: of every seed, by prompt. Of one seed there is no interval over seeds."""
     seeds = len(shares)
+    base = base[:seeds]
+    errors = [error(a - b) for a, b in zip(shares, base, strict=True)]
+    row = paired([mean(v) for v in shares], [mean(v) for v in base])
+    if seeds == 1:
+        row["interval"] = None
     return {
         "seeds": seeds,
-        "normalised": sum(shares) / seeds,
+        "normalised": sum(map(mean, shares)) / seeds,
         "mismatch": sum(mismatch) / seeds,
-        **paired(shares, base[:seeds]),
+        "over_prompts": INTERVAL * math.hypot(*errors) / seeds,
+        **row,
     }
 
 
@@ -110,23 +121,23 @@ def _one(recipe: Recipe, other: Recipe, stage: str, change: dict[str, Any], step
         score=ScoreConfig(),
         **outer,
     )
-    run(config)
+    require_finished(run(config))
     values = [line["mismatch"] for line in read_metrics(config.output, "step")]
     return sum(values) / len(values)
 
 
-def _share(recipe: Recipe, stage: str, prompts: int) -> float:
-    """Mean of the normalised scores."""
+def _share(recipe: Recipe, stage: str, prompts: int) -> Tensor:
+    """Normalised scores by prompt, averaged over the tasks whose teacher is better."""
     before, after, *taught = (
         score_stage(recipe, name, names=tuple(TASKS), limit=prompts)
         for name in ("student", stage, *(f"specialist-{task}" for task in TASKS))
     )
-    shares = [
-        normalised(mean(before[task]), mean(teacher[task]), mean(after[task]))
-        for task, teacher in zip(TASKS, taught, strict=True)
-    ]
-    known = [share for share in shares if share is not None]
-    return sum(known) / len(known)
+    known = []
+    for task, teacher in zip(TASKS, taught, strict=True):
+        low, high = mean(before[task]), mean(teacher[task])
+        if high > low:
+            known.append((after[task] - low) / (high - low))
+    return torch.stack(known).mean(0)
 
 
 def main() -> None:
@@ -141,12 +152,13 @@ def main() -> None:
     args = parser.parse_args()
     size = replace(FULL, heldout=args.heldout)
     rows = ablate(args.output, args.seeds, steps=args.steps, prompts=args.prompts, size=size)
-    print(f"{'variant':26} normalised   difference            mismatch")
+    print(f"{'variant':26} normalised   difference over seeds, prompts       mismatch")
     for name, row in rows.items():
+        over = "  -  " if row["interval"] is None else f"{row['interval']:.3f}"
         verdict = "" if row["resolved"] else "not resolved"
         print(
-            f"{name:26} {row['normalised']:6.3f}   {row['difference']:+.3f} ± "
-            f"{row['interval']:.3f}   {row['mismatch']:.5f}   {verdict}"
+            f"{name:26} {row['normalised']:6.3f}   {row['difference']:+.3f} ± {over}, "
+            f"{row['over_prompts']:.3f}   {row['mismatch']:.5f}   {verdict}"
         )
 
 

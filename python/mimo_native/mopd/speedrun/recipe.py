@@ -22,7 +22,7 @@ from ..run import run
 from ..sft import sft
 from .tasks import SELF, TASKS, write_tasks
 
-__all__ = ["BY_REWARD", "WEIGHTS", "Recipe", "Size"]
+__all__ = ["BY_REWARD", "WEIGHTS", "Recipe", "Size", "require_finished"]
 
 BY_REWARD = ("reverse", "shift")  # these specialists come from GRPO, the others from clean answers
 _BASE = "nano"
@@ -239,7 +239,7 @@ class Recipe:
             ),
             progress=self.progress,
         )
-        _require_finished(result)
+        require_finished(result)
 
     def _policy(
         self,
@@ -277,10 +277,10 @@ class Recipe:
             ),
             progress=self.progress,
         )
-        _require_finished(result)
+        require_finished(result)
 
 
-def _require_finished(result: RunResult) -> None:
+def require_finished(result: RunResult) -> None:
     """What follows needs this stage: a run that was asked to stop has saved, and ends here."""
     if result.status == "stopped":
         raise KeyboardInterrupt
