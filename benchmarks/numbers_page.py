@@ -39,6 +39,8 @@ def page(records: list[tuple[str, dict]]) -> str:
 def _section(family: str, record: dict) -> str:
     if family == "model":
         return _models(record["runs"])
+    if family == "speculation":
+        return _speculation(record["runs"])
     rows = record["rows"]
     rivals = list(dict.fromkeys(name for row in rows for name in row["x"]))
     columns = ["case", "threads", "us", "GFLOP/s", "GB/s", "of the limit", *rivals]
@@ -95,6 +97,51 @@ def _models(runs: list[dict]) -> str:
     )
 
 
+def _speculation(runs: list[dict]) -> str:
+    columns = ["model", "text", "temperature", "batch", "drafts", "tokens a pass"]
+    columns += ["plain tok/s", "tok/s", "speed-up", "at least (95 %)", "same text"]
+    first = runs[0]
+    costs = [
+        f"- {run['model']}, {run['rows'][0]['domain']}: "
+        + ", ".join(f"{n}: {1e6 * s:.0f}" for n, s in run["verify_seconds"].items())
+        for run in runs
+    ]
+    return "\n".join(
+        [
+            "## speculation",
+            "Plain and speculative runs of the same request in turn; the speed-up is the geometric"
+            " mean over these pairs. See `csrc/speculative/README.md`.",
+            "",
+            f"{first['cpu']}, {first['isa']}, {first['compiler']}, {first['threads']} thread;"
+            f" commit {', '.join(dict.fromkeys(run['commit'] for run in runs))}.",
+            "",
+            _line(columns),
+            _line(["---", "---", *("---:" for _ in columns[2:])]),
+            *(_line(_pair_cells(run["model"], row)) for run in runs for row in run["rows"]),
+            "",
+            "A pass over so many nodes, in us:",
+            *costs,
+            "",
+        ]
+    )
+
+
+def _pair_cells(model: str, row: dict) -> list[str]:
+    return [
+        model,
+        row["domain"],
+        f"{row['temperature']:g}",
+        str(row["batch"]),
+        row["what"],
+        f"{row['accept_length']:.2f}",
+        f"{row['plain_rate']:.0f}",
+        f"{row['rate']:.0f}",
+        f"{row['speed_up']:.2f}",
+        f"{row['lower_95']:.2f}",
+        "yes" if row["identical"] else "no",
+    ]
+
+
 def _work_cells(run: dict, work: dict, rivals: list[str]) -> list[str]:
     ours, unit = work["tokens_per_second"], "GB/s" if work["bound"] == "bandwidth" else "GFLOP/s"
     return [
@@ -128,6 +175,8 @@ def _provenance(run: dict) -> str:
 
 def _bars(family: str, record: dict) -> list[tuple[str, str, float]]:
     """(family, label, fraction of the limit) of every case that has one."""
+    if family == "speculation":
+        return []
     if family == "model":
         return [
             (

@@ -21,7 +21,7 @@ from .harness import Row
 from .machine import Machine, cpu_name
 from .peers import distribution_version
 
-__all__ = ["RESULTS", "record", "save", "save_model", "write_json"]
+__all__ = ["RESULTS", "record", "save", "save_model", "save_speculation", "write_json"]
 
 RESULTS = Path(__file__).parent / "results"
 _CODE = ("csrc", "python", "tests", "benchmarks", ":!*.md", ":!benchmarks/results")
@@ -82,6 +82,20 @@ def save_model(result: dict[str, object], folder: Path = RESULTS) -> Path:
     run = {**result, **_build(), "versions": _versions(()) | result["versions"]}
     runs = [*(r for r in runs if r["work"]), run]
     write_json(path, {"runs": sorted(runs, key=lambda r: [r[k] for k in key])})
+    return path
+
+
+def save_speculation(result: dict[str, object], folder: Path = RESULTS) -> Path:
+    """Put comparisons of plain and speculative decoding beside those of other models; domains that
+    this run did not have keep the run that had them."""
+    path = _file(folder, "speculation")
+    runs = json.loads(path.read_text())["runs"] if path.exists() else []
+    done = {row["domain"] for row in result["rows"]}
+    for run in runs:
+        if run["model"] == result["model"]:
+            run["rows"] = [row for row in run["rows"] if row["domain"] not in done]
+    runs = [*(r for r in runs if r["rows"]), {**result, **_build(), "versions": _versions(())}]
+    write_json(path, {"runs": sorted(runs, key=lambda r: (r["model"], r["rows"][0]["domain"]))})
     return path
 
 

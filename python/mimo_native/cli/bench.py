@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     if args.family == ["speculative"] and not args.kernels:
         from .bench_speculative import run as bench_speculative
 
+        if args.save:
+            sys.path.insert(0, str(_folder(args.dir).resolve().parent))
         return bench_speculative(args)
     if args.family == ["acceptance"]:
         from .bench_acceptance import run as bench_acceptance

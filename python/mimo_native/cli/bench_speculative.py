@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import random
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -92,6 +93,10 @@ def run(args: argparse.Namespace) -> int:
         "rows": [asdict(row) for row in rows],
         "verify_seconds": widths,
     }
+    if args.save:
+        from benchmarks.record import save_speculation
+
+        print(f"written: {save_speculation(result)}", file=sys.stderr)
     if args.plot:
         result["plot"] = str(_plot(rows, widths, args.plot))
     if args.json:
