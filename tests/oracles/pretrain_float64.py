@@ -71,9 +71,9 @@ class PretrainOracle:
         k: int,
         document: list[int],
         h: Tensor,
-        cuts: tuple[bool, bool, bool],
-        taught: Tensor | None,
-        likeliest: int,
+        cuts: tuple[bool, bool, bool] = (False, False, False),
+        taught: Tensor | None = None,
+        likeliest: int = 0,
     ) -> list[Tensor]:
         """Block k of one document: position i sees token i + 1 + k and is asked for i + 2 + k.
 

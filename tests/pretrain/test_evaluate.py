@@ -53,7 +53,7 @@ def test_losses_are_means_over_all_rows(file: TokenFile) -> None:
         for document in (document for row in rows for document in row):
             hidden = oracle.hidden(document, {}, {})
             for k in range(HEADS):
-                each[k] += oracle.head_losses(k, document, hidden, False, False, False)
+                each[k] += oracle.head_losses(k, document, hidden)
     assert score.loss == pytest.approx(main, rel=1e-9)
     assert score.loss_per_byte == pytest.approx(main * len(file) / (6 * 40), rel=1e-9)
     assert score.mtp_loss == pytest.approx([float(sum(e)) / len(e) for e in each], rel=1e-9)
