@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kSm80Threads, 2)
                              *const values = keys + kSm80KeyTile * qk_row;
   const KeyRange range = keys_of_split(b, splits);
   if (range.begin < range.end)
-    copy_queries<float>(shared_address(queries), qk_row, kRows, p.dim_qk, p, b);
+    copy_queries<kRows, 0, float>(shared_address(queries), qk_row, p.dim_qk, p, b);
   note_depths(p, b, depths);
 
   for (int row = static_cast<int>(threadIdx.x); row < kRows; row += kSm80Threads) {
@@ -60,8 +60,8 @@ __global__ void __launch_bounds__(kSm80Threads, 2)
   for (int tile = range.begin; tile < range.end; ++tile) {
     const KeyTile at = tile_at(b, tile);
     __syncthreads();  // nobody reads the tile before
-    copy_tile<float>(shared_address(keys), qk_row, p.dim_qk, p, b, at, p.k, p.cache_keys);
-    copy_tile<float>(shared_address(values), v_row, p.dim_v, p, b, at, p.v, p.cache_values);
+    copy_tile<0, float>(shared_address(keys), qk_row, p.dim_qk, p, b, at, p.k, p.cache_keys);
+    copy_tile<0, float>(shared_address(values), v_row, p.dim_v, p, b, at, p.v, p.cache_values);
     commit_copies();
     wait_for_copies<0>();
     __syncthreads();

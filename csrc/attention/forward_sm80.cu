@@ -56,12 +56,12 @@ __global__ void __launch_bounds__(kSm80Threads)
   const auto [begin, end] = keys_of_split(b, splits);
 
   const auto copy_keys = [&](int tile) {
-    copy_tile<__nv_bfloat16>(keys, dims.qk_row(), dims.qk, p, b, tile_at(b, tile), p.k,
-                             p.cache_keys);
+    copy_tile<kQk, __nv_bfloat16>(keys, dims.qk_row(), dims.qk, p, b, tile_at(b, tile), p.k,
+                                  p.cache_keys);
     commit_copies();
   };
   if (begin < end) {
-    copy_queries<__nv_bfloat16>(queries, dims.qk_row(), kRows, dims.qk, p, b);
+    copy_queries<kRows, kQk, __nv_bfloat16>(queries, dims.qk_row(), dims.qk, p, b);
     copy_keys(begin);
   }
   note_depths(p, b, depths);
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kSm80Threads)
     const KeyTile at = tile_at(b, tile);
     wait_for_copies<0>();
     __syncthreads();  // the keys are there, and nobody reads the values before
-    copy_tile<__nv_bfloat16>(values, dims.v_row(), dims.v, p, b, at, p.v, p.cache_values);
+    copy_tile<kV, __nv_bfloat16>(values, dims.v_row(), dims.v, p, b, at, p.v, p.cache_values);
     commit_copies();
 
     float score[kScoreTiles][4] = {};

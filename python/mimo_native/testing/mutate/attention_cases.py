@@ -188,6 +188,8 @@ def _edges(heads: int, **sizes: Any) -> list[Case]:
         _cached(_ENDS, (1,) * len(_ENDS), **options),
         _cached((70, 0), (40, 5), tree=True, window=5, **options),
         _cached((3,), (64,), tree=True, **options),
+        _cached((9, 70), (3, 5), tree=True, **options | {"heads": heads // 2}),
+        _cached((1100, 70, 300), (1, 1, 1), **options | {"heads": heads // 2}),
         _dense(2, 70, batch=3, lens=(70, 64, 5), sink=_BF16, **options),
         _dense(3, 66, causal=False, sink=torch.float32, **options),
     ]
@@ -230,10 +232,10 @@ register(
     *_edges(20, **_RELEASED),
     # Several tokens in a block, whose windows begin in every column.
     _varlen((70, 70), (70, 74), heads=2, window=9, **_RELEASED),
-    _cached((130, 5), (64, 0), heads=1, window=5, tree=True),
-    _cached((130, 5), (64, 0), heads=1, window=5, tree=True, **_RELEASED),
-    _cached((130,), (64,), heads=2, window=5, tree=True),
-    _cached((130,), (64,), heads=2, window=5, tree=True, **_RELEASED),
+    _cached((130, 5), (64, 0), heads=1, window=2, tree=True),
+    _cached((130, 5), (64, 0), heads=1, window=2, tree=True, **_RELEASED),
+    _cached((130,), (64,), heads=2, window=2, tree=True),
+    _cached((130,), (64,), heads=2, window=2, tree=True, **_RELEASED),
     *(_varlen((3,), heads=heads, **sizes) for heads in (2, 20) for sizes in _SIZES),
     only=("forward_sm80", "merge_kernelI13__nv_bfloat16"),
 )
