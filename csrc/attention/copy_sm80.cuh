@@ -20,13 +20,13 @@ __device__ void copy_rows(uint32_t to, int row_bytes, int dim, const void* anywh
     const int row = first + static_cast<int>(threadIdx.x) / kRowThreads;
     const T* from = source(row);
     const T* start = from ? from : static_cast<const T*>(anywhere);
-    const int end = from ? dim : 0;
+    const int bytes = from ? 16 : 0;
 #pragma unroll(kDim ? 4 : 1)
     for (int c = 0; c < chunks; c += kRowThreads) {
       const int chunk = c + static_cast<int>(threadIdx.x) % kRowThreads;
       if (chunk >= chunks) break;
       copy_async(to + row * row_bytes + chunk * 16, start + chunk * kElements,
-                 chunk * kElements < end ? 16 : 0);
+                 chunk * kElements < dim ? bytes : 0);
     }
   }
 }

@@ -230,6 +230,9 @@ register(
     *_edges(16, **_RELEASED),
     *_edges(20),
     *_edges(20, **_RELEASED),
+    # A block of one row behind one of many.
+    _varlen((70, 1), heads=1),
+    _varlen((70, 1), heads=1, **_RELEASED),
     # Several tokens in a block, whose windows begin in every column.
     _varlen((70, 70), (70, 74), heads=2, window=9, **_RELEASED),
     _cached((130, 5), (64, 0), heads=1, window=2, tree=True),
