@@ -9,6 +9,7 @@ difference.
 """
 
 from . import (  # register their subjects, and what is argued
+    attention_argued,
     attention_cases,
     compiler,
     experts_cases,
@@ -38,6 +39,7 @@ __all__ = [
     "Subject",
     "apply",
     "argue",
+    "attention_argued",
     "attention_cases",
     "compiler",
     "experts_cases",

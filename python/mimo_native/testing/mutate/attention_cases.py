@@ -189,7 +189,7 @@ def _edges(heads: int, **sizes: Any) -> list[Case]:
         _cached((70, 0), (40, 5), tree=True, window=5, **options),
         _cached((3,), (64,), tree=True, **options),
         _cached((9, 70), (3, 5), tree=True, **options | {"heads": heads // 2}),
-        _cached((1100, 70, 300), (1, 1, 1), **options | {"heads": heads // 2}),
+        _cached((1100, 0, 70), (1, 1, 1), **options | {"heads": heads // 2}),
         _dense(2, 70, batch=3, lens=(70, 64, 5), sink=_BF16, **options),
         _dense(3, 66, causal=False, sink=torch.float32, **options),
     ]
@@ -235,8 +235,13 @@ register(
     _varlen((70, 1), heads=1, **_RELEASED),
     # Several tokens in a block, whose windows begin in every column.
     _varlen((70, 70), (70, 74), heads=2, window=9, **_RELEASED),
-    _cached((130, 5), (64, 0), heads=1, window=2, tree=True),
-    _cached((130, 5), (64, 0), heads=1, window=2, tree=True, **_RELEASED),
+    _cached((130, 5), (64, 0), heads=1, window=3, tree=True),
+    _cached((130, 5), (64, 0), heads=1, window=3, tree=True, **_RELEASED),
+    *(
+        _cached((9, 70), (3, nodes), heads=1, tree=True, **sizes)
+        for nodes in (5, 11)
+        for sizes in ({}, _RELEASED)
+    ),
     _cached((130,), (64,), heads=2, window=2, tree=True),
     _cached((130,), (64,), heads=2, window=2, tree=True, **_RELEASED),
     *(_varlen((3,), heads=heads, **sizes) for heads in (2, 20) for sizes in _SIZES),
