@@ -57,8 +57,40 @@ argue(
 argue(
     "a round whose chunks are all beyond the row",
     "The loop's bound is one on the first of eight chunks. In a further round none of them is in"
-    " the row, and each thread leaves at its own bound.",
+    " the row, and each thread leaves at its own bound, which comes first in a round.",
     files="copy_sm80.cuh",
     line=r"for \(int c = 0; c < chunks; c \+= kRowThreads\)",
+    kinds=(*_BOUND, "predicate removed"),
+)
+argue(
+    "a dim that is odd",
+    "Steps of 16 columns begin below the dim exactly if it is not below an odd number, 16 n + 1 for"
+    " step n. Dims are multiples of 8 and never equal to it, where alone < and <= differ.",
+    files=("forward_sm80.cu", "lanes_sm80.cuh", "merge_sm80.cu"),
     kinds=_BOUND,
+    statement=r"setp\.(lt|gt)\.s(32|64)\s+%p\d+, %rd?\d+, (1|17|33|49|65|81|97|113);$",
+)
+argue(
+    "which lane stores an lse",
+    "All lanes of the warp that merges a row hold the same lse and the same address, bit for bit,"
+    " so lane 0 may store it or the other 31 may.",
+    files="merge_sm80.cu",
+    line=r"if \(lane == 0\) store_lse",
+    kinds=("predicate negated",),
+)
+argue(
+    "splits to merge",
+    "The compiler asks whether the loop over the splits has a round at all. The kernel is launched"
+    " for two splits or more.",
+    files="merge_sm80.cu",
+    kinds=_BOUND,
+    statement=r"setp\.gt\.s32\s+%p\d+, %r\d+, 0;$",
+)
+argue(
+    "columns behind the last one",
+    "A further round of 128 columns begins at the dim, and no lane has a column of it.",
+    files="merge_sm80.cu",
+    line=r"for \(int first = 0; first < p\.dim_v; first \+= 128\)",
+    kinds=_BOUND,
+    statement=r"setp\.lt\.s32\s",
 )

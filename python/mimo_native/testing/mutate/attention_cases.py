@@ -230,6 +230,9 @@ register(
     *_edges(16, **_RELEASED),
     *_edges(20),
     *_edges(20, **_RELEASED),
+    # A split without any keys.
+    _cached((1100, 0, 70), (1, 1, 1), heads=20),
+    _cached((1100, 0, 70), (1, 1, 1), heads=20, **_RELEASED),
     # A block of one row behind one of many.
     _varlen((70, 1), heads=1),
     _varlen((70, 1), heads=1, **_RELEASED),
@@ -244,7 +247,16 @@ register(
     ),
     _cached((130,), (64,), heads=2, window=2, tree=True),
     _cached((130,), (64,), heads=2, window=2, tree=True, **_RELEASED),
-    *(_varlen((3,), heads=heads, **sizes) for heads in (2, 20) for sizes in _SIZES),
+    *(_varlen((3,), (64,), heads=heads, **sizes) for heads in (2, 20) for sizes in _SIZES),
+    *(
+        case
+        for heads in (4, 20)
+        for case in (
+            _cached((70, 300), (3, 1), heads=heads, qk=136, v=104),
+            _varlen((2, 1), (130, 90), heads=heads, qk=136, v=104),
+            _varlen((3,), (64,), heads=heads, qk=64),
+        )
+    ),
     only=("forward_sm80", "merge_kernelI13__nv_bfloat16"),
 )
 register(
