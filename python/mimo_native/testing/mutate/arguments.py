@@ -12,7 +12,8 @@ from .ptx import Ptx
 __all__ = ["ARGUMENTS", "Argument", "argue", "source_file", "source_line"]
 
 Structure = Callable[[Ptx, Mutation], bool]
-_SOURCES = Path(__file__).parents[4] / "csrc"
+# Beside a package that was built in place; an installed one is told by the working directory.
+_SOURCES = (Path(__file__).parents[4] / "csrc", Path("csrc"))
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def argue(
 @functools.cache
 def source_file(name: str) -> tuple[str, ...]:
     """The lines of a kernel's source; none where the sources are not at hand."""
-    found = next(_SOURCES.rglob(name), None) if name else None
+    found = next((path for root in _SOURCES for path in root.rglob(name)), None) if name else None
     return tuple(found.read_text().splitlines()) if found else ()
 
 
