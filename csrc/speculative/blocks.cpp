@@ -37,13 +37,14 @@ struct BlockPass {
     rows.masks.push_back(static_cast<int64_t>(mask));
     hidden.push_back(state[static_cast<size_t>(row)].hidden.at(position));
   }
-  // The next `count` known rows.
+  // The next `count` known rows; of more than 64 no pass has masks.
   void add_final(int64_t row, int64_t count) {
     const std::vector<int32_t>& tokens = state[static_cast<size_t>(row)].tokens;
     const int64_t first = *length(row);
     for (int64_t i = 0; i < count; ++i) {
       committed.push_back(rows.count());
-      add(row, tokens[static_cast<size_t>(first + i + 1 + k)], first + i, (uint64_t{2} << i) - 1);
+      const uint64_t mask = i < 64 ? (uint64_t{2} << i) - 1 : 0;
+      add(row, tokens[static_cast<size_t>(first + i + 1 + k)], first + i, mask);
     }
   }
   // The private rows of the paths in `growth`'s front, below `final` rows of the same sequence.
