@@ -214,8 +214,8 @@ def test_the_short_form_learns(tmp_path: Path) -> None:
     for task in ("shift", "swap"):
         # Measured: 0.13 before, 0.59 and 0.83 after.
         assert scores["student"][task] < 0.3
-        assert scores["mopd"][task] > 0.45
-    assert sum(results["normalised"].values()) / len(TASKS) > 0.3  # measured: 0.49
+        assert scores["mopd"][task] > 0.5
+    assert sum(results["normalised"].values()) / len(TASKS) > 0.35  # measured: 0.49
     assert scores["mopd"][SELF] > scores["student"][SELF] - 0.03  # measured: 0.004
     assert all(row["identical"] for row in results["speculation"].values())
     assert (tmp_path / "report.html").stat().st_size > 10_000
