@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from ..errors import CheckpointError, ShapeError, UnsupportedError
 from ..pretrain.config import SaveConfig
+from ..training.lora import LoRAConfig
 from ..training.optimizer import OptimizerConfig
 from ..weights.files import read_json
 
@@ -107,6 +108,7 @@ class PostConfig:
     prompts_per_step shared out among the domains by their weights, exactly the same in every step
     max_new_tokens   longest answer; a longer prompt than the cache and position range raises
     lr               rises linearly over ``warmup`` steps, and falls to 0 over the last ``cooldown``
+    lora             train adapters of this kind and leave the weights as they are
     dtype            "bfloat16" keeps float32 masters
     micro_tokens     tokens of a backward pass; it changes only memory and the last bits
     bias_rate        of the balancing bias
@@ -122,6 +124,7 @@ class PostConfig:
     cooldown: int = 0
     max_new_tokens: int = 256
     temperature: float = 1.0
+    lora: LoRAConfig | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     micro_tokens: int = 8192
@@ -170,6 +173,7 @@ class PostConfig:
         """The inverse. Raises CheckpointError naming a field that does not exist."""
         content = dict(content)
         parts = {
+            "lora": LoRAConfig,
             "optimizer": OptimizerConfig,
             "save": SaveConfig,
             "score": ScoreConfig,
@@ -196,6 +200,8 @@ class PostConfig:
     def recipe(self) -> dict[str, Any]:
         """The part that fixes the result: a run may only be resumed where this is the same."""
         content = self.to_dict() | {"optimizer": self.optimizer.recipe()}
+        if self.lora is None:
+            del content["lora"]  # checkpoints from before adapters resume
         return {name: content[name] for name in content if name not in _FREE}
 
 

@@ -13,17 +13,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import backends
-from ..errors import ShapeError
+from ..errors import ShapeError, UnsupportedError
 from ..nn import MiMoForCausalLM
 from ..pretrain.run import RunResult
 from ..text import Tokenizer
 from ..training.balance import update_bias
 from ..training.checkpoint import Checkpoints
 from ..training.distributed import Ranks, start, whole_copy
+from ..training.lora import attach_lora
 from ..training.metrics import MetricsLog
 from ..training.optimizer import StepStats
 from ..training.signals import StopRequest
-from ..training.state import TrainState, require_same
+from ..training.state import TrainState, has_tokenizer, require_same
 from ..weights.resolve import resolve_model
 from .config import PostConfig
 from .evaluate import answer_logprobs, require_answers, verified
@@ -40,6 +41,8 @@ class PostRun(ABC):
 
     def __init__(self, config: PostConfig, rewards: dict[str, Reward], ranks: Ranks) -> None:
         self.config, self.rewards, self.ranks = config, rewards, ranks
+        if config.lora is not None and ranks.world > 1:
+            raise UnsupportedError(type(config).__name__, ["adapters with several processes"])
         self.init = resolve_model(config.init)
         model = load_trainable(self.init, config)
         self.tokenizer = model.tokenizer
@@ -56,6 +59,8 @@ class PostRun(ABC):
             self.prompts, config.domains, per_step=config.prompts_per_step, seed=config.seed
         )
         self.prepare(model)
+        if config.lora is not None:
+            attach_lora(model, config.lora, seed=config.seed)
         self.state = TrainState(model, self.objective(model), config.optimizer, ranks)
         self.checkpoints = Checkpoints(
             Path(config.output) / "checkpoints",
@@ -221,7 +226,7 @@ def load_trainable(path: Path, config: PostConfig) -> MiMoForCausalLM:
     """The checkpoint as trainable parameters, with its tokenizer where it has one."""
     dtype = _DTYPES[config.dtype]
     model = MiMoForCausalLM.from_pretrained(path, dtype=dtype).unpack().to(dtype)
-    if (path / "tokenizer.json").is_file():
+    if has_tokenizer(path):
         model.tokenizer = Tokenizer.from_pretrained(path)
     return model.requires_grad_(True)
 

@@ -19,6 +19,7 @@ from ..env import world_size
 from ..errors import ShapeError, UnsupportedError
 from ..nn import Experts, MiMoForCausalLM
 from .expert_parallel import ParallelExperts
+from .lora import AdaptedWeight
 
 __all__ = ["Ranks", "full_model", "shard", "start", "whole_copy"]
 
@@ -120,14 +121,22 @@ def full_model(model: MiMoForCausalLM, ranks: Ranks) -> MiMoForCausalLM | None:
 
 @torch.no_grad()
 def whole_copy(model: MiMoForCausalLM, *, wanted: bool = True) -> MiMoForCausalLM | None:
-    """An unsharded copy on every rank that wants one; all ranks call it together."""
+    """An unsharded copy on every rank that wants one, with adapters added to what they adapt; all
+    ranks call it together.
+    """
     whole = MiMoForCausalLM(model.config).to(model.dtype) if wanted else None
     target: dict[str, Any] = {}
     if whole is not None:
         target = {**dict(whole.named_parameters()), **dict(whole.named_buffers())}
         whole.tokenizer = model.tokenizer
+    adapted = {n: m for n, m in model.named_modules() if isinstance(m, AdaptedWeight)}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         value: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        holder, _, part = name.rpartition(".")
+        if holder in adapted:
+            if part != "base":
+                continue
+            name, value = f"{holder}.weight", adapted[holder].weight
         if whole is not None:
             target[name].copy_(value)
     return whole

@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..nn import MiMoForCausalLM
+from ..weights.gguf_file import GGUFFile
 from .checkpoint import Checkpoints
 from .distributed import Ranks, full_model, shard
 from .muon import hidden_matrices
 from .optimizer import Optimizer, OptimizerConfig
 
-__all__ = ["TrainState", "copy_tokenizer", "require_same"]
+__all__ = ["TrainState", "copy_tokenizer", "has_tokenizer", "require_same"]
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+_GGUF = "tokenizer.gguf"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", _GGUF)
 
 
 class TrainState:
@@ -65,8 +67,20 @@ class TrainState:
             copy_tokenizer(tokenizer, directory)
 
 
+def has_tokenizer(path: Path) -> bool:
+    """Whether a checkpoint, a directory or a GGUF file, brings its tokenizer."""
+    return path.suffix == ".gguf" or any(
+        (path / name).is_file() for name in ("tokenizer.json", _GGUF)
+    )
+
+
 def copy_tokenizer(source: str | Path, target: Path) -> None:
-    """The tokenizer's files of one directory, those that there are, into another."""
+    """The tokenizer's files of one directory, those that there are, into another; of a GGUF file
+    its metadata.
+    """
+    if Path(source).suffix == ".gguf":
+        GGUFFile.read(source).copy_metadata(target / _GGUF)
+        return
     for name in _TOKENIZER_FILES:
         file = Path(source) / name
         if file.is_file():
