@@ -47,7 +47,7 @@ def gradient_bound(
     drift = (p * d).sum(-1) + C * u * ((n_keys + 16) ** 0.5 + level.abs())
     if sink is not None:
         drift = drift + C * u * sink.clamp(min=-100).abs()[:, None]
-    p_error = p * (d + drift[..., None])
+    p_error = p * (d + drift[..., None]) + SMALLEST_NORMAL * visible  # tiny ones may be 0
 
     o = torch.einsum("hts,shd->htd", p, wide_v)
     dout_H = dout.transpose(0, 1)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..tolerance import UNIT_ROUNDOFF, rounding_bound
+from ..tolerance import SMALLEST_NORMAL, UNIT_ROUNDOFF, rounding_bound
 
 __all__ = ["attention_bound"]
 
@@ -44,7 +44,8 @@ def attention_bound(
         d = d + C * u * sink.clamp(min=-100).abs()[:, None, None]
     sums = C * u * (k.shape[0] + 16) ** 0.5
     drift = (p * d).sum(-1)
-    error = torch.einsum("hts,shd->thd", p * (d + drift[..., None] + sums), v.abs())
+    p_error = p * (d + drift[..., None] + sums) + SMALLEST_NORMAL * visible  # tiny ones may be 0
+    error = torch.einsum("hts,shd->thd", p_error, v.abs())
     stored = UNIT_ROUNDOFF[dtype] * p
     straight = torch.einsum("hts,shd->thd", stored, v.abs())
     spread = torch.einsum("hts,shd->thd", stored.square(), v.square()).sqrt()

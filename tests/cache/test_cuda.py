@@ -104,6 +104,13 @@ def test_codes_are_not_held() -> None:
         GlobalLayerCache(1, 64, **SIZES, kv_format="int8")
 
 
+@pytest.mark.parametrize("dims", [(12, 16), (16, 4)])
+def test_head_dims_that_no_kernel_serves(dims: tuple[int, int]) -> None:
+    sizes = {"num_kv_heads": 2, "head_dim": dims[0], "v_head_dim": dims[1]}
+    with simulated_gpu(), pytest.raises(mn.UnsupportedError, match="multiples of 8"):
+        GlobalLayerCache(1, 64, **sizes)
+
+
 def test_float32_is_held() -> None:
     k, v = torch.randn(2, 70, 2, 24), torch.randn(2, 70, 2, 16)
     with simulated_gpu():

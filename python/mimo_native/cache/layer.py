@@ -53,6 +53,9 @@ class LayerCache:
         if self.plain and storage != dtype:
             reasons = [f"a cache on a GPU holds what is computed, not {storage}"]
             raise UnsupportedError("LayerCache", reasons, remedy="Leave kv_format out.")
+        if self.plain and (head_dim % 8 or v_head_dim % 8):
+            reasons = [f"head dims {head_dim} and {v_head_dim} on a GPU are not multiples of 8"]
+            raise UnsupportedError("LayerCache", reasons, remedy="Pad them, or use the CPU.")
         padded_qk = head_dim + head_dim % 2 if dtype == torch.bfloat16 else head_dim
         padded_v = -(-v_head_dim // 16) * 16
         scales = BLOCK * SCALE_BYTES if storage.itemsize == 1 else 0

@@ -1,0 +1,24 @@
+"""A few problems of the campaign ``python -m tests.fuzz``."""
+
+import importlib.util
+
+import pytest
+
+from .draws import BACKWARD, DRAWS
+from .problem import check, check_on_gpu, draw
+
+
+@pytest.mark.parametrize("number", range(12))
+@pytest.mark.parametrize("op", DRAWS)
+def test_random_problems(op: str, number: int) -> None:
+    check(op, draw(op, number))
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("mimo_native._cuda_sim") is None,
+    reason="built without nvcc: no CUDA kernels",
+)
+@pytest.mark.parametrize("op", [op for op in DRAWS if op not in BACKWARD])
+def test_random_problems_on_the_simulated_gpu(op: str) -> None:
+    for number in range(4):
+        check_on_gpu(op, draw(op, number), "random")
