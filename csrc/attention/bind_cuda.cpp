@@ -216,26 +216,44 @@ CommitTensor commit_tensor(const Check& check, const Tensor& stored, const Tenso
   check.same_dtype(fresh, fresh_name, stored, stored_name);
   check.last_dim_contiguous(fresh, fresh_name);
   const int64_t size = size_of(stored.dtype);
+  if (stored.shape[3] * size % 16)
+    throw UnsupportedError(
+        check.op(),
+        {std::string(stored_name) + " have head dims of " + std::to_string(stored.shape[3] * size) +
+         " bytes, the CUDA kernel moves 16 at a time"},
+        "Use head dims that are multiples of 8.");
   return {fresh.data, fresh.stride[0] * size, fresh.stride[1] * size, stored.data,
           stored.shape[3] * size};
 }
 
-// What a table says was checked by whoever wrote it.
-void cache_commit(const Tensor& keys, const Tensor& values, const Tensor& k_new,
-                  const Tensor& v_new, const Tensor& table) {
+// Keys, values, and a step's new keys and values.
+using LayerTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+// All layers, as many as fit at a time. What the table says was checked by whoever wrote it.
+void cache_commit(const std::vector<LayerTensors>& layers, const Tensor& table) {
   const Check check("commit", kCudaDevice);
-  CommitSm80Problem p{};
-  p.keys = commit_tensor(check, keys, k_new, "keys", "k_new");
-  p.values = commit_tensor(check, values, v_new, "values", "v_new");
+  std::vector<CommitSm80Layer> checked;
+  checked.reserve(layers.size());
+  for (const auto& [keys, values, k_new, v_new] : layers) {
+    check.same_device(keys, "keys", table, "table");
+    checked.push_back({.keys = commit_tensor(check, keys, k_new, "keys", "k_new"),
+                       .values = commit_tensor(check, values, v_new, "values", "v_new"),
+                       .kv_heads = keys.shape[1],
+                       .capacity = keys.shape[2]});
+  }
   check.shape(table, "table", {kAny, kCommitColumns}, "[accepted, 4]");
-  check.same_device(table, "table", keys, "keys");
   check.dtype(table, "table", {DType::i64});
   check.contiguous(table, "table");
-  p.kv_heads = static_cast<int>(keys.shape[1]);
-  p.capacity = keys.shape[2];
-  p.table = table.as<int64_t>();
-  p.accepted = table.shape[0];
-  launch_on_device_of(keys, check.op(), [&](cudaStream_t stream) { cache_commit_sm80(p, stream); });
+  launch_on_device_of(table, check.op(), [&](cudaStream_t stream) {
+    for (size_t first = 0; first < checked.size(); first += kCommitLayers) {
+      CommitSm80Problem p{};
+      p.table = table.as<int64_t>();
+      p.accepted = table.shape[0];
+      p.layers = static_cast<int>(std::min<size_t>(kCommitLayers, checked.size() - first));
+      std::copy_n(checked.begin() + static_cast<int64_t>(first), p.layers, p.layer);
+      cache_commit_sm80(p, stream);
+    }
+  });
 }
 
 pybind11::dict plan(int64_t sequences, int64_t tokens, int64_t longest, int64_t most_keys,
@@ -275,8 +293,7 @@ void bind_attention_cuda(pybind11::module_& m) {
         py::kw_only(), py::arg("sequences"), py::arg("tokens"), py::arg("longest"),
         py::arg("most_keys"), py::arg("q_heads"), py::arg("kv_heads"), py::arg("dim_qk"),
         py::arg("dim_v"), py::arg("window"), py::arg("element"), py::arg("multiprocessors"));
-  m.def("cache_commit", &cache_commit, py::arg("keys"), py::arg("values"), py::arg("k_new"),
-        py::arg("v_new"), py::arg("table"));
+  m.def("cache_commit", &cache_commit, py::arg("layers"), py::arg("table"));
 }
 
 }  // namespace mn

@@ -63,15 +63,19 @@ struct CommitTensor {
   int64_t row_bytes;
 };
 
-inline constexpr int kCommitColumns = 4;
+struct CommitSm80Layer {
+  CommitTensor keys, values;
+  int64_t kv_heads, capacity;
+};
+
+inline constexpr int kCommitColumns = 4, kCommitLayers = 32;  // at most, in a launch
 
 struct CommitSm80Problem {
-  CommitTensor keys, values;
-  int kv_heads;
-  int64_t capacity;
   // [accepted][4]: token, row of the cache, position, and the row's length afterwards.
   const int64_t* table;
   int64_t accepted;
+  int layers;
+  CommitSm80Layer layer[kCommitLayers];
 };
 
 }  // namespace mn

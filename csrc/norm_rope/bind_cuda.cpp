@@ -39,18 +39,62 @@ NewTensor bind_rope_table(const Tensor& positions, double theta, int64_t rotary_
   return table;
 }
 
-std::tuple<NewTensor, NewTensor, NewTensor> rope(const Tensor& q, const Tensor& k, const Tensor& v,
-                                                 const Tensor& table, double value_scale,
-                                                 bool opposite) {
-  const Check check("rope", kCudaDevice);
-  RopeProblem problem = rope_problem(check, q, k, v, table, value_scale, opposite);
-  std::tuple out{new_tensor_like(q), new_tensor_like(k), new_tensor_like(v)};
+using Turned = std::tuple<NewTensor, NewTensor, NewTensor>;
+
+// The problem's inputs are those of the tensors, and checked.
+Turned turned(const Check& check, RopeProblem problem, const RopeCacheSm80* cache, const Tensor& q,
+              const Tensor& k, const Tensor& v) {
+  Turned out{new_tensor_like(q), new_tensor_like(k), new_tensor_like(v)};
   problem.q.out = std::get<0>(out).view.data;
   problem.k.out = std::get<1>(out).view.data;
   problem.v.out = std::get<2>(out).view.data;
   auto* kernel = q.dtype == DType::f32 ? rope_f32_sm80 : rope_bf16_sm80;
-  launch_on_device_of(q, check.op(), [&](cudaStream_t stream) { kernel(problem, stream); });
+  launch_on_device_of(q, check.op(), [&](cudaStream_t stream) { kernel(problem, cache, stream); });
   return out;
+}
+
+Turned rope(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table,
+            double value_scale, bool opposite) {
+  const Check check("rope", kCudaDevice);
+  const RopeProblem problem = rope_problem(check, q, k, v, table, value_scale, opposite);
+  return turned(check, problem, nullptr, q, k, v);
+}
+
+// Rows and positions are read on the device, unchecked: tokens with others are not stored.
+Turned rope_cached(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table,
+                   double value_scale, const Tensor& cache_keys, const Tensor& cache_values,
+                   const Tensor& rows, const Tensor& positions) {
+  const Check check("rope_cached", kCudaDevice);
+  const RopeProblem problem = rope_problem(check, q, k, v, table, value_scale, false);
+  check.shape(cache_keys, "layer_cache.keys", {kAny, problem.k.heads, kAny, problem.k.dim},
+              "[B, Hkv, capacity, Dqk]");
+  RopeCacheSm80 cache{};
+  cache.cache_rows = cache_keys.shape[0];
+  cache.capacity = cache_keys.shape[2];
+  check.shape(cache_values, "layer_cache.values",
+              {cache.cache_rows, problem.k.heads, cache.capacity, problem.v.dim},
+              "[B, Hkv, capacity, Dv]");
+  check.shape(v, "v", {q.shape[0], problem.k.heads, kAny}, "[N, Hkv, Dv]");
+  const std::pair<const Tensor*, const char*> stored[] = {{&cache_keys, "layer_cache.keys"},
+                                                          {&cache_values, "layer_cache.values"}};
+  for (const auto& [tensor, name] : stored) {
+    check.same_device(*tensor, name, q, "q");
+    check.same_dtype(*tensor, name, q, "q");
+    check.contiguous(*tensor, name);
+  }
+  const std::pair<const Tensor*, const char*> places[] = {{&rows, "rows"},
+                                                          {&positions, "positions"}};
+  for (const auto& [tensor, name] : places) {
+    check.shape(*tensor, name, {q.shape[0]}, "[N]");
+    check.same_device(*tensor, name, q, "q");
+    check.dtype(*tensor, name, {DType::i64});
+    check.contiguous(*tensor, name);
+  }
+  cache.rows = rows.as<int64_t>();
+  cache.positions = positions.as<int64_t>();
+  cache.keys = cache_keys.data;
+  cache.values = cache_values.data;
+  return turned(check, problem, &cache, q, k, v);
 }
 
 }  // namespace
@@ -62,6 +106,9 @@ void bind_norm_rope_cuda(pybind11::module_& m) {
         py::arg("rotary_dim"));
   m.def("rope", &rope, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("table"),
         py::arg("value_scale"), py::arg("opposite"));
+  m.def("rope_cached", &rope_cached, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("table"),
+        py::arg("value_scale"), py::arg("cache_keys"), py::arg("cache_values"), py::arg("rows"),
+        py::arg("positions"));
 }
 
 }  // namespace mn

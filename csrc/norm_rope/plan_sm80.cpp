@@ -31,11 +31,12 @@ RmsNormPlan plan_rms_norm(const RmsNormProblem& p, int x_size, int weight_size) 
   return plan;
 }
 
-RopePlan plan_rope(const RopeProblem& p, int size) {
+RopePlan plan_rope(const RopeProblem& p, const RopeCacheSm80* cache, int size) {
   RopePlan plan{};
   const int64_t wide_lanes = kWideBytes / size, half = p.rotary_dim / 2;
   plan.wide = half % wide_lanes == 0 && wide(p.q, wide_lanes) && wide(p.k, wide_lanes) &&
-              wide(p.v, wide_lanes) && aligned(p.table);
+              wide(p.v, wide_lanes) && aligned(p.table) &&
+              (!cache || (aligned(cache->keys) && aligned(cache->values)));
   const int64_t lanes = plan.wide ? wide_lanes : 1;
   plan.head_items = static_cast<int>((p.q.dim - half) / lanes);
   plan.value_items = static_cast<int>(p.v.dim / lanes);

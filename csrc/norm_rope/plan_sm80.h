@@ -28,8 +28,18 @@ struct RopePlan {
   unsigned blocks_per_token;
 };
 
-// `size` is bytes per element.
-RopePlan plan_rope(const RopeProblem& problem, int size);
+// A layer's cache that new keys and values are written to: token t of the call is position
+// positions[t] of row rows[t]. Keys [cache_rows][k heads][capacity][k dim], values likewise.
+struct RopeCacheSm80 {
+  const int64_t* rows;
+  const int64_t* positions;
+  int64_t cache_rows, capacity;
+  void* keys;
+  void* values;
+};
+
+// `size` is bytes per element; `cache` may be null.
+RopePlan plan_rope(const RopeProblem& problem, const RopeCacheSm80* cache, int size);
 
 inline constexpr int kMostRopePairs = 256;  // their frequencies travel in the launch
 

@@ -1,7 +1,8 @@
 from __future__ import annotations
+import collections.abc
 import torch
 import typing
-__all__: list[str] = ['attention', 'attention_cached', 'attention_plan', 'attention_varlen', 'build_draft_tree', 'cache_commit', 'driver_version', 'expert_mlp', 'gemm_plan', 'grouped_gemm', 'linear', 'rms_norm', 'rope', 'rope_table', 'route', 'runtime_linkage', 'runtime_version', 'sample', 'swiglu', 'swiglu_mlp', 'unavailable_reason', 'walk_tree']
+__all__: list[str] = ['attention', 'attention_cached', 'attention_plan', 'attention_varlen', 'build_draft_tree', 'cache_commit', 'driver_version', 'expert_mlp', 'gemm_plan', 'grouped_gemm', 'linear', 'rms_norm', 'rope', 'rope_cached', 'rope_table', 'route', 'runtime_linkage', 'runtime_version', 'sample', 'swiglu', 'swiglu_mlp', 'unavailable_reason', 'walk_tree']
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor | None, scale: typing.SupportsFloat | typing.SupportsIndex | None, causal: bool, window_keys: typing.SupportsInt | typing.SupportsIndex | None, sink: torch.Tensor | None, kv_lens: torch.Tensor | None) -> None:
     ...
 def attention_cached(q: torch.Tensor, k_new: torch.Tensor, v_new: torch.Tensor, cache_keys: torch.Tensor, cache_values: torch.Tensor, head_dim: typing.SupportsInt | typing.SupportsIndex, v_head_dim: typing.SupportsInt | typing.SupportsIndex, lengths: torch.Tensor, ring: bool, out: torch.Tensor, lse: torch.Tensor | None, cu_seqlens_q: torch.Tensor | None, ancestors: torch.Tensor | None, scale: typing.SupportsFloat | typing.SupportsIndex | None, window_keys: typing.SupportsInt | typing.SupportsIndex | None, sink: torch.Tensor | None) -> None:
@@ -14,7 +15,7 @@ def attention_varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: tor
     ...
 def build_draft_tree(tokens: torch.Tensor, parents: torch.Tensor, root_position: typing.SupportsInt | typing.SupportsIndex) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     ...
-def cache_commit(keys: torch.Tensor, values: torch.Tensor, k_new: torch.Tensor, v_new: torch.Tensor, table: torch.Tensor) -> None:
+def cache_commit(layers: collections.abc.Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]], table: torch.Tensor) -> None:
     ...
 def driver_version() -> str:
     """
@@ -33,6 +34,8 @@ def linear(x: torch.Tensor, w: torch.Tensor, layout: None, y: torch.Tensor) -> N
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: typing.SupportsFloat | typing.SupportsIndex) -> torch.Tensor:
     ...
 def rope(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor, value_scale: typing.SupportsFloat | typing.SupportsIndex, opposite: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ...
+def rope_cached(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor, value_scale: typing.SupportsFloat | typing.SupportsIndex, cache_keys: torch.Tensor, cache_values: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     ...
 def rope_table(positions: torch.Tensor, theta: typing.SupportsFloat | typing.SupportsIndex, rotary_dim: typing.SupportsInt | typing.SupportsIndex) -> torch.Tensor:
     ...

@@ -8,6 +8,7 @@ import torch
 
 import mimo_native as mn
 from mimo_native.cache import GlobalLayerCache, LayerCache, RingLayerCache
+from mimo_native.cache.layer import write
 from mimo_native.testing import simulated_gpu
 
 pytestmark = pytest.mark.skipif(
@@ -120,3 +121,71 @@ def test_float32_is_held() -> None:
             ours = cache.unpacked(row)
             assert torch.equal(ours[0], k[row])
             assert torch.equal(ours[1], v[row])
+
+
+@pytest.mark.parametrize("change", ["nothing", "other keys", "lengths", "a tree", "a cut"])
+def test_tokens_stored_ahead_are_copied_only_where_they_must_be(change: str) -> None:
+    k, v = torch.randn(1, 7, 2, 24).bfloat16(), torch.randn(1, 7, 2, 16).bfloat16()
+    k, v, edges = k[0], v[0], torch.tensor([0, 7, 7, 7])
+    with simulated_gpu(capability=(8, 0)) as gpu:
+        cache = make(None)
+        cache.commit(k, v, cu_seqlens_q=edges)
+        gpu.launches.clear()
+        cache.write_ahead(k, v, torch.zeros(7, dtype=torch.int64), torch.arange(7, 14))
+        cache.note_ahead(k, v)
+        begin, ancestors = 7, None
+        if change == "other keys":
+            k = k + 1
+        elif change == "lengths":
+            begin = int(cache.lengths[0].sub_(3))
+        elif change == "a cut":
+            cache.truncate(0, 7)
+        elif change == "a tree":
+            ancestors = (1 << torch.arange(1, 8)) - 1
+        cache.commit(k, v, cu_seqlens_q=edges, ancestors=ancestors)
+        assert len(gpu.launches) == (change != "nothing")
+        cache.note_ahead(k, v)
+        cache.commit(k, v, cu_seqlens_q=edges)
+        keys, values, _ = cache.unpacked(0)
+    assert int(cache.lengths[0]) == begin + 14
+    assert torch.equal(keys[begin : begin + 7], k)
+    assert torch.equal(values[begin : begin + 7], v)
+
+
+def test_many_layers_are_committed_together() -> None:
+    """More than fit into a launch, of two shapes."""
+    sizes = ({"heads": 2, "qk": 24, "v": 16}, {"heads": 1, "qk": 16, "v": 8})
+    new = [
+        (
+            torch.randn(9, s["heads"], s["qk"]).bfloat16(),
+            torch.randn(9, s["heads"], s["v"]).bfloat16(),
+        )
+        for s in (sizes[i % 2] for i in range(35))
+    ]
+    with simulated_gpu(capability=(8, 0)) as gpu:
+        lengths = torch.zeros(ROWS, dtype=torch.int64)
+        layers = [
+            GlobalLayerCache(
+                ROWS, 64 + 64 * (i % 3), num_kv_heads=k.shape[1], head_dim=k.shape[2],
+                v_head_dim=v.shape[2], lengths=lengths,
+            )
+            for i, (k, v) in enumerate(new)
+        ]  # fmt: skip
+        steps = [(c, k, v) for c, (k, v) in zip(layers, new, strict=True)]
+        write(steps, lengths, torch.tensor([0, 4, 4, 9]), None, None, None)
+        assert len(gpu.launches) == 2
+        for cache, k, v in steps:
+            for row, span in ((0, slice(0, 4)), (2, slice(4, 9))):
+                keys, values, _ = cache.unpacked(row)
+                assert torch.equal(keys, k[span])
+                assert torch.equal(values, v[span])
+
+
+def test_rows_that_are_no_whole_loads_are_refused() -> None:
+    with simulated_gpu() as gpu:
+        cache = GlobalLayerCache(1, 64, num_kv_heads=1, head_dim=20, v_head_dim=16)
+        new = torch.ones(1, 3, 1, 20).bfloat16(), torch.ones(1, 3, 1, 16).bfloat16()
+        with pytest.raises(mn.UnsupportedError, match="40 bytes"):
+            cache.commit(*new)
+        assert not gpu.launches
+    assert not cache.lengths.any()

@@ -56,6 +56,36 @@ def test_greedy_decoding_is_that_of_the_cpu(model: mn.MiMoForCausalLM, schedule:
     names = " ".join(launch.kernel for launch in gpu.launches)
     for family in ("rms_norm", "rope", "attention", "commit", "gemm", "route", "combine", "sample"):
         assert family in names
+    # Global layers store their keys as they turn them; one commit a pass is for all rings.
+    layers = [model.config.layer(i) for i in range(model.config.num_hidden_layers)]
+    stored = sum(layer.window_keys is None for layer in layers)
+    commits = sum("commit_kernel" in launch.kernel for launch in gpu.launches)
+    assert 0 < stored < len(layers)
+    assert commits == 6
+    assert sum("rope_cached" in launch.kernel for launch in gpu.launches) == stored * commits
+
+
+def test_a_failed_pass_leaves_the_cache_as_it_was(model: mn.MiMoForCausalLM) -> None:
+    first, second = torch.tensor([PROMPT[:9]]), torch.tensor([PROMPT[9:]])
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of luck")
+
+    with simulated_gpu(capability=(8, 0), schedule="forward", metrics=False):
+        cache, other = model.new_cache(1, 32), model.new_cache(1, 32)
+        for each in (cache, other):
+            model(first, cache=each)
+        hook = model.model.norm.register_forward_pre_hook(fail)
+        with pytest.raises(RuntimeError, match="luck"):
+            model(torch.tensor([[3, 1, 4, 1]]), cache=cache)
+        hook.remove()
+        before, after = other.unpacked(0), cache.unpacked(0)
+        got, want = model(second, cache=cache).logits, model(second, cache=other).logits
+    for ours, theirs in zip(after, before, strict=True):
+        assert all(map(torch.equal, ours, theirs))
+    assert torch.equal(got, want)
+    for ours, theirs in zip(cache.unpacked(0), other.unpacked(0), strict=True):
+        assert all(map(torch.equal, ours, theirs))
 
 
 def test_a_batch_of_ragged_requests_is_that_of_the_cpu() -> None:

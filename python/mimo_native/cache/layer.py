@@ -74,6 +74,7 @@ class LayerCache:
         self._shared = lengths is not None
         self.lengths = torch.zeros(rows, dtype=torch.int64) if lengths is None else lengths
         self.held_from: Tensor | None = None  # of a ring: the first position it still holds
+        self._ahead: tuple[Tensor, Tensor, Tensor] | None = None
 
     @property
     def rows(self) -> int:
@@ -142,6 +143,38 @@ class LayerCache:
 
     def forget(self, row: int, length: int) -> None:
         """What must change beside ``lengths`` when a row is cut to ``length``."""
+        self._ahead = None
+
+    def require_ahead(self) -> None:
+        """Raise UnsupportedError unless keys may be stored here before they are committed."""
+        self.require(plain=True)
+        if self.is_ring:
+            reasons = ["a ring's next places hold keys that a step still sees"]
+            raise UnsupportedError("rope_cached", reasons, remedy="Use rope, and commit.")
+
+    def write_ahead(self, k: Tensor, v: Tensor, rows: Tensor, positions: Tensor) -> None:
+        """Store k [N, Hkv, Dqk] and v [N, Hkv, Dv] at these places [N], uncommitted.
+
+        What ``ops.rope_cached`` does by a kernel. Places that there are not are left out.
+        """
+        self.require_ahead()
+        fits = (rows >= 0) & (rows < self.rows) & (positions >= 0) & (positions < self.capacity)
+        rows, positions = rows[fits], positions[fits]
+        self.keys[rows, :, positions], self.values[rows, :, positions] = k[fits], v[fits]
+
+    def note_ahead(self, k: Tensor, v: Tensor) -> None:
+        """k and v, a step's, are stored behind the committed tokens: a commit need not copy them.
+
+        It does where it is given other tensors, or where the lengths have changed.
+        """
+        self._ahead = k, v, self.lengths.clone()
+
+    def take_ahead(self, k: Tensor, v: Tensor) -> bool:
+        """Whether a commit of k and v finds them stored; what was noted is let go."""
+        noted, self._ahead = self._ahead, None
+        if noted is None:
+            return False
+        return noted[0] is k and noted[1] is v and torch.equal(noted[2], self.lengths)
 
     def unpacked(self, row: int) -> tuple[Tensor, Tensor, Tensor]:
         """A row's committed tokens as plain tensors, copied; float32 from an 8-bit format.
@@ -275,6 +308,7 @@ class RingLayerCache(LayerCache):
             )
 
     def forget(self, row: int, length: int) -> None:
+        super().forget(row, length)
         if length == 0:
             self.held_from[row] = 0
 

@@ -58,15 +58,20 @@ def commit(
     for cache, k_new, v_new in layers:
         _check_layer(cache, k_new, v_new, tokens)
 
+    # Without a tree the accepted tokens of a row are its first, which are where they were stored.
+    left = [
+        (cache.keys, cache.values, _dense(k_new), _dense(v_new))
+        for cache, k_new, v_new in layers
+        if ancestors is not None or not cache.take_ahead(k_new, v_new)
+    ]
     entries = [
         (token, row, before[row] + i, after[row])
         for row, taken in enumerate(accepted)
         for i, token in enumerate(taken)
     ]
-    table = torch.tensor(entries, dtype=torch.int64).reshape(-1, 4)
-    table = table.to(layers[0][0].keys.device)
-    for cache, k_new, v_new in layers:
-        native("cuda").cache_commit(cache.keys, cache.values, _dense(k_new), _dense(v_new), table)
+    if left and entries:
+        table = torch.tensor(entries, dtype=torch.int64).to(layers[0][0].keys.device)
+        native("cuda").cache_commit(left, table)
     lengths.copy_(torch.tensor(after, dtype=torch.int64))
     for cache, _, _ in layers:
         if cache.held_from is not None:

@@ -18,9 +18,9 @@ __all__ = ["Attention"]
 class Attention(HubNames):
     """x [N, D] packed tokens -> (y [N, D], k [N, Hkv, Dqk], v [N, Hkv, Dv]); report, section 2.1.
 
-    With ``layer_cache`` the tokens attend to its committed keys and to each other's. Nothing is
-    written: the returned keys (rotated) and values (scaled) are committed once the whole pass has
-    succeeded.
+    With ``layer_cache`` the tokens attend to its committed keys and to each other's. The returned
+    keys (rotated) and values (scaled) are committed once the whole pass has succeeded; on a GPU a
+    global layer stores them at once, behind the committed ones, and commits by its length alone.
     """
 
     def __init__(self, config: LayerConfig, hidden_size: int) -> None:
@@ -44,13 +44,18 @@ class Attention(HubNames):
     ) -> tuple[Tensor, Tensor, Tensor]:
         c = self.config
         q, k, v = self.qkv(x).split(list(self.qkv.rows.values()), dim=-1)
-        q, k, v = ops.rope(
+        qkv = (
             q.unflatten(-1, (c.num_q_heads, c.head_dim)),
             k.unflatten(-1, (c.num_kv_heads, c.head_dim)),
             v.unflatten(-1, (c.num_kv_heads, c.v_head_dim)),
-            batch.table(c.rope_theta, c.rotary_dim),
-            value_scale=c.value_scale,
         )
+        table = batch.table(c.rope_theta, c.rotary_dim)
+        if layer_cache is None or layer_cache.is_ring or batch.rows is None:
+            q, k, v = ops.rope(*qkv, table, value_scale=c.value_scale)
+        else:
+            places = {"rows": batch.rows, "positions": batch.positions}
+            q, k, v = ops.rope_cached(*qkv, table, layer_cache, **places, value_scale=c.value_scale)
+            layer_cache.note_ahead(k, v)
         if layer_cache is None:
             out = ops.attention_varlen(
                 q,

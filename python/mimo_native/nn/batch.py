@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .. import ops
+from .. import backends, ops
 from ..cache import ModelCache
 from ..errors import ShapeError
 
@@ -28,6 +28,7 @@ class Batch:
     positions: Tensor  # int64 [N]
     cache: ModelCache | None = None
     ancestors: Tensor | None = None  # int64 [N], bit j = node j of the same sequence
+    rows: Tensor | None = None  # int64 [N]: each token's row of the cache, see store_ahead
     tables: dict[tuple[float, int], Tensor] = field(default_factory=dict)
 
     def table(self, theta: float, rotary_dim: int) -> Tensor:
@@ -36,6 +37,19 @@ class Batch:
         if key not in self.tables:
             self.tables[key] = ops.rope_table(self.positions, theta=theta, rotary_dim=rotary_dim)
         return self.tables[key]
+
+    def store_ahead(self) -> None:
+        """Let global layers store keys and values as they are computed, before the pass commits.
+
+        For a cache that has room for the tokens; nobody sees them until then. A draft tree's nodes
+        share positions, so that only a commit knows which to store.
+        """
+        on_gpu = self.positions.is_cuda or backends.simulated()
+        if self.cache is None or not self.cache.plain or not on_gpu or self.ancestors is not None:
+            return
+        counts = self.cu_seqlens.diff().long()
+        rows = torch.repeat_interleave(torch.arange(counts.numel()), counts)
+        self.rows = rows.to(self.positions.device)
 
     def take(self, x_BT: Tensor) -> Tensor:
         """[B, T, ...] -> [N, ...]"""

@@ -232,6 +232,7 @@ class MiMoForCausalLM(HubNames):
         )
         if cache is not None:
             cache.check_room(batch.cu_seqlens, tree=ancestors is not None)
+            batch.store_ahead()
         if replay_ids is not None:
             moe_layers = sum(self.config.moe_layer_freq)
             expected = (moe_layers, *input_ids.shape, self.config.num_experts_per_tok)

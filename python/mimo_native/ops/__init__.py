@@ -7,7 +7,7 @@ from .attention import attention, attention_cached, attention_varlen
 from .experts import expert_mlp, swiglu, swiglu_mlp
 from .gemm import PackedWeight, grouped_gemm, linear, pack
 from .loss import linear_cross_entropy, linear_logprob, linear_reverse_kl
-from .norm_rope import rms_norm, rope, rope_table
+from .norm_rope import rms_norm, rope, rope_cached, rope_table
 from .routing import route
 from .sampling import sample
 from .speculative import build_draft_tree, verify_tree
@@ -27,6 +27,7 @@ __all__ = [
     "pack",
     "rms_norm",
     "rope",
+    "rope_cached",
     "rope_table",
     "route",
     "sample",

@@ -9,9 +9,10 @@ from torch.compiler import is_compiling
 
 from .. import reference
 from ..backends import choose, native, register, wants_grad
+from ..cache import LayerCache
 from ._library import autograd_of, register_op
 
-__all__ = ["rms_norm", "rope", "rope_table"]
+__all__ = ["rms_norm", "rope", "rope_cached", "rope_table"]
 
 _FLOATS = (torch.float32, torch.bfloat16)
 register("rms_norm", "cpu", dtypes=_FLOATS, options=("eps",), gradient=True)
@@ -20,6 +21,7 @@ register("rope_table", "cpu", dtypes=(torch.int64,), options=("theta", "rotary_d
 register("rope_table", "cuda", dtypes=(torch.int64,), options=("theta", "rotary_dim"))
 register("rope", "cuda", dtypes=_FLOATS, options=("value_scale",))
 register("rope", "cpu", dtypes=_FLOATS, options=("value_scale",), gradient=True)
+register("rope_cached", "cuda", dtypes=_FLOATS, options=("rows", "positions", "value_scale"))
 
 
 def rms_norm(x: Tensor, weight: Tensor, *, eps: float = 1e-5) -> Tensor:
@@ -73,6 +75,36 @@ def rope(
     if needs_grad:
         return _Rope.apply(q, k, v, table, value_scale)
     return native(backend).rope(q, k, v, table, value_scale, False)
+
+
+def rope_cached(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    table: Tensor,
+    layer_cache: LayerCache,
+    *,
+    rows: Tensor,
+    positions: Tensor,
+    value_scale: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`rope`, and k and v are in a global layer's cache afterwards, uncommitted.
+
+    rows, positions int64 [N]: the cache's row that token i belongs to, and its position there, not
+    below the row's length; nobody sees it before a commit. On a GPU they are not checked: a token
+    whose place does not exist is not stored. The cache holds what is computed, in q's dtype, on its
+    device. Returns new dense q, k, v, which a step attends to. For GPUs; the CPU packs keys at
+    commit. Raises ShapeError naming the argument, and UnsupportedError for a ring, whose places
+    still hold keys that a step sees.
+    """
+    backend = choose("rope_cached", q, k, v)
+    if backend == "reference":
+        return reference.rope_cached(
+            q, k, v, table, layer_cache, rows=rows, positions=positions, value_scale=value_scale
+        )
+    layer_cache.require_ahead()
+    stored = layer_cache.keys, layer_cache.values
+    return native(backend).rope_cached(q, k, v, table, value_scale, *stored, rows, positions)
 
 
 class _RmsNorm(torch.autograd.Function):

@@ -9,7 +9,7 @@ from .attention import attention, attention_cached, attention_varlen
 from .experts import expert_mlp, swiglu, swiglu_mlp
 from .gemm import grouped_gemm, linear
 from .loss import linear_cross_entropy, linear_logprob, linear_reverse_kl
-from .norm_rope import rms_norm, rope, rope_table
+from .norm_rope import rms_norm, rope, rope_cached, rope_table
 from .routing import RouteStats, route
 from .sampling import philox4x32_10, philox_uniform, sample
 from .speculative import DraftTree, Verified, build_draft_tree, verify_tree
@@ -32,6 +32,7 @@ __all__ = [
     "philox_uniform",
     "rms_norm",
     "rope",
+    "rope_cached",
     "rope_table",
     "route",
     "sample",

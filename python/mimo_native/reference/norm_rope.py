@@ -3,12 +3,21 @@
 Suffixes: N tokens, H heads, D head dimension, R rotary dimension.
 """
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from ._common import accumulation_dtype, require, require_shape
 
-__all__ = ["rms_norm", "rope", "rope_table"]
+__all__ = ["rms_norm", "rope", "rope_cached", "rope_table"]
+
+
+class _Places(Protocol):
+    """What rope_cached needs of a layer's cache."""
+
+    def write_ahead(self, k: Tensor, v: Tensor, rows: Tensor, positions: Tensor) -> None:
+        """Store k [N, Hkv, Dqk] and v [N, Hkv, Dv] at these places, uncommitted."""
 
 
 def rms_norm(x: Tensor, weight: Tensor, *, eps: float = 1e-5) -> Tensor:
@@ -60,6 +69,28 @@ def rope(
     require(table.shape[1] <= head_dim, op, "table", f"R <= {head_dim}", f"R = {table.shape[1]}")
     scaled = (v.to(accumulation_dtype(v)) * value_scale).to(v.dtype)
     return _rotate(q, table), _rotate(k, table), scaled
+
+
+def rope_cached(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    table: Tensor,
+    layer_cache: _Places,
+    *,
+    rows: Tensor,
+    positions: Tensor,
+    value_scale: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`rope`, whose k and v are also stored at (rows, positions) of a cache, uncommitted.
+
+    rows, positions [N] int64; a token whose place the cache does not have is not stored.
+    """
+    q, k, v = rope(q, k, v, table, value_scale=value_scale)
+    for name, places in (("rows", rows), ("positions", positions)):
+        require_shape("rope_cached", name, places, q.shape[0])
+    layer_cache.write_ahead(k, v, rows, positions)
+    return q, k, v
 
 
 def _rotate(x_NHD: Tensor, table_NR: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 
 from ... import ops, reference
+from ...cache import GlobalLayerCache
 from ...errors import ShapeError
 from ..gpu import SimulatedGpu
 from .subjects import register
@@ -36,6 +37,40 @@ def _rope(
     return case
 
 
+def _rope_cached(
+    tokens: int, heads: tuple[int, int], dims: tuple[int, int, int], dtype: torch.dtype
+) -> Case:
+    """Two tokens or more: the first and the last place of the cache, then places beside it."""
+
+    def case(_: SimulatedGpu) -> None:
+        generator = torch.Generator().manual_seed(tokens)
+        (hq, hkv), (qk, dv, rotary) = heads, dims
+        q, k, v = (
+            torch.randn(tokens, h, d, generator=generator).to(dtype)
+            for h, d in ((hq, qk), (hkv, qk), (hkv, dv))
+        )
+        table = reference.rope_table(torch.arange(tokens) * 37, theta=1e4, rotary_dim=rotary)
+        sizes = {"num_kv_heads": hkv, "head_dim": qk, "v_head_dim": dv}
+        cache = GlobalLayerCache(2, 64, dtype=dtype, **sizes)
+        cache.keys.fill_(7)
+        cache.values.fill_(7)
+        stored = cache.keys.clone(), cache.values.clone()
+        outside = [(2, 0), (-1, 63), (0, 64), (1, -1)]
+        rows, positions = torch.tensor([(0, 0), (1, 63), *outside])[:tokens].T.contiguous()
+        got = ops.rope_cached(
+            q, k, v, table, cache, rows=rows, positions=positions, value_scale=0.707
+        )
+        want = reference.rope(q.double(), k.double(), v.double(), table, value_scale=0.707)
+        tolerance = 2.0**-8 if dtype == _BF16 else 1e-6
+        for ours, theirs in zip(got, want, strict=True):
+            torch.testing.assert_close(ours.double(), theirs, rtol=tolerance, atol=1e-5)
+        for at, part, new in zip((cache.keys, cache.values), stored, got[1:], strict=True):
+            part[0, :, 0], part[1, :, 63] = new[0], new[1]
+            assert torch.equal(at, part)
+
+    return case
+
+
 def _rope_table(tokens: int, rotary: int, stride: int = 8191) -> Case:
     """Above angles of 2^31 sines and cosines are found by another way."""
 
@@ -56,6 +91,16 @@ register(
     *(_rope(1, (33, 1), (30, 16, 30), dtype) for dtype in (_F32, _BF16)),
     _rope(2, (2, 1), (32, 8, 32), _BF16),
     only=("rope_kernel",),
+)
+register(
+    "rope_cached",
+    *(_rope_cached(6, (3, 1), (24, 16, 16), dtype) for dtype in (_F32, _BF16)),
+    *(_rope_cached(3, (2, 2), (20, 6, 4), dtype) for dtype in (_F32, _BF16)),
+    *(_rope_cached(6, (1, 2), (10, 3, 4), dtype) for dtype in (_F32, _BF16)),
+    *(_rope_cached(2, (16, 2), (192, 128, 64), dtype) for dtype in (_F32, _BF16)),
+    *(_rope_cached(2, (33, 1), (30, 16, 30), dtype) for dtype in (_F32, _BF16)),
+    _rope_cached(2, (2, 1), (32, 8, 32), _BF16),
+    only=("rope_cached",),
 )
 register(
     "rope_table",
