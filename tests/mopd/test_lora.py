@@ -16,7 +16,7 @@ from mimo_native.training import LoRAConfig, read_metrics
 from mimo_native.training.distributed import Ranks
 from mimo_native.training.state import copy_tokenizer
 
-from .models import REWARDS, config
+from .models import REWARDS, checkpoint, config
 from .test_run import final, same_run
 
 LORA = LoRAConfig(rank=4, alpha=8.0)
@@ -63,6 +63,33 @@ def test_a_run_goes_on_and_other_adapters_are_refused(tmp_path: Path) -> None:
             mopd.run(config(tmp_path, "cut", steps=5, lora=other), rewards=REWARDS)
     # A recipe without adapters is what it was before there were any.
     assert "lora" not in config(tmp_path).recipe()
+
+
+@pytest.mark.parametrize("form", ["sampled", "full"])
+def test_an_adapter_teaches_as_the_model_with_it(tmp_path: Path, form: str) -> None:
+    teacher = config(tmp_path, "specialist", lora=LORA, lr=2e-2, dtype="bfloat16")
+    mopd.run(teacher, rewards=REWARDS)
+    fields = {"dtype": "bfloat16", "steps": 2, "loss": LossConfig(form=form)}
+    runs = [
+        config(tmp_path, name, teachers={"t": f"{teacher.output}/{name}"}, **fields)
+        for name in ("final", "final-adapter")
+    ]
+    for run in runs:
+        mopd.run(run, rewards=REWARDS)
+    assert read_metrics(runs[0].output, "step")[0]["initial_kl"]["a"] != 0.0
+    same_run(runs[0].output, runs[1].output)
+
+
+def test_an_adapter_is_known_by_its_base_too(tmp_path: Path) -> None:
+    """A resumed run that starts from other weights has another teacher."""
+    mopd.run(config(tmp_path, "specialist", lora=LORA, steps=1), rewards=REWARDS)
+    teachers = {"t": str(tmp_path / "specialist/final-adapter")}
+    domains = {"a": Domain(prompts=str(tmp_path / "a.jsonl"), teacher="t")}
+    fields = {"teachers": teachers, "domains": domains}
+    mopd.run(config(tmp_path, steps=1, **fields))
+    other = checkpoint(tmp_path / "other", seed=3)
+    with pytest.raises(mn.CheckpointError, match=r"teachers\.t"):
+        mopd.run(config(tmp_path, steps=2, init=other, **fields))
 
 
 def test_several_processes_are_refused(tmp_path: Path) -> None:

@@ -224,7 +224,8 @@ class SftConfig(PostConfig):
 class MopdConfig(PostConfig):
     """On-policy training: multi-teacher distillation, outcome rewards (GRPO), or both.
 
-    teachers             {name: checkpoint}; a domain without a teacher learns from rewards alone
+    teachers             {name: checkpoint, or adapter of the model at init}; a domain without a
+                         teacher learns from rewards alone
     rollouts_per_prompt  the group that outcome advantages compare
     rollout_batch        sequences that are sampled at once
     rollout_format       a weight format of the sampler, such as "int8_row"; None: the same weights

@@ -119,7 +119,7 @@ class PostRun(ABC):
                     self.checkpoints.wait()
                     return self._result("stopped")
             self.save()
-            self.state.export(output / "final", self.init)
+            self.state.export(output / "final", self.init, base=config.init)
             self.checkpoints.wait()
             return self._result("finished")
 

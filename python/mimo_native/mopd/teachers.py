@@ -12,6 +12,7 @@ from ..errors import CheckpointError, ShapeError
 from ..nn import MiMoForCausalLM
 from ..ops import PackedWeight
 from ..training.forward import packed, trunk
+from ..training.lora_files import is_lora, load_lora
 from ..weights.resolve import resolve_model
 from .batch import pack_answers, split
 from .config import MopdConfig
@@ -25,6 +26,8 @@ Head = torch.Tensor | PackedWeight
 class Teachers:
     """The teachers that a run's domains name, found and identified but not loaded.
 
+    A directory with an adapter adapts the model at ``config.init``.
+
     manifest: {name: sha256 of configuration, weights and tokenizer}. Raises CheckpointError for one
     that is not there or has another tokenizer, ShapeError for another vocabulary.
     """
@@ -35,10 +38,11 @@ class Teachers:
         paths = dict(config.teachers) | {"self": config.init}
         used = {d.teacher for d in config.domains.values() if d.teacher is not None}
         self._paths = {name: _find(name, paths[name]) for name in sorted(used)}
-        home = resolve_model(config.init)
+        self._home = home = resolve_model(config.init)
         for name, path in self._paths.items():
-            _require_same_text(name, path, home, student)
-        self.manifest = {name: _digest(path) for name, path in self._paths.items()}
+            if not is_lora(path):
+                _require_same_text(name, path, home, student)
+        self.manifest = {name: self._identity(path) for name, path in self._paths.items()}
 
     def score(self, rollouts: Sequence[Rollout]) -> dict[str, Head]:
         """Fill in what the loss needs of each rollout's teacher; that teacher is loaded once.
@@ -54,10 +58,22 @@ class Teachers:
                     heads[name] = head
         return heads
 
+    def _identity(self, path: Path) -> str:
+        """An adapter is nothing without the model that it adapts."""
+        own = _digest(path)
+        return f"{own} on {_digest(self._home)}" if is_lora(path) else own
+
+    def _load(self, path: Path) -> MiMoForCausalLM:
+        if not is_lora(path):
+            return MiMoForCausalLM.from_pretrained(path, dtype=self._dtype)
+        model = MiMoForCausalLM.from_pretrained(self._home, dtype=self._dtype).unpack()
+        load_lora(model, path)
+        return model.pack()
+
     @torch.no_grad()
     def _score(self, path: Path, rollouts: Sequence[Rollout]) -> Head:
         config = self._config
-        model = MiMoForCausalLM.from_pretrained(path, dtype=self._dtype)
+        model = self._load(path)
         for group in split(rollouts, lambda r: len(r.fed), config.micro_tokens):
             batch = pack_answers([(r.prompt.ids, r.tokens) for r in group])
             hidden = trunk(model, batch.ids, packed(batch.cu_seqlens)).hidden
@@ -76,6 +92,8 @@ class Teachers:
 
 
 def _find(name: str, path: str) -> Path:
+    if is_lora(path):
+        return Path(path)
     try:
         return resolve_model(path)
     except CheckpointError as error:

@@ -252,7 +252,7 @@ class _Loop:
                 state.best = {"value": value, "step": state.step}
                 better = torch.ones(())
         if bool(_summed(better)):
-            state.export(Path(config.output) / "best", config.tokenizer)
+            state.export(Path(config.output) / "best", config.tokenizer, base=config.init)
 
     def save(self) -> None:
         if self._saved != self.state.step:
@@ -264,7 +264,8 @@ class _Loop:
         if self._evaluated != self.state.step:
             self.evaluate(self.config.schedule.stages[-1].seq_len)
         self.save()
-        self.state.export(Path(self.config.output) / "final", self.config.tokenizer)
+        config = self.config
+        self.state.export(Path(config.output) / "final", config.tokenizer, base=config.init)
 
 
 def _summed(tensor: Tensor) -> Tensor:

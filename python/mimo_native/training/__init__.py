@@ -3,6 +3,7 @@
 from .checkpoint import Checkpoints
 from .data import Mixture, PackedRows, TokenFile, TokenWriter, prepare
 from .lora import LoRAConfig, attach_lora, merge_lora
+from .lora_files import load_lora, save_lora
 from .metrics import MetricsLog, read_metrics
 from .optimizer import Optimizer, OptimizerConfig
 from .schedule import Piece, Schedule, Stage
@@ -23,7 +24,9 @@ __all__ = [
     "TokenFile",
     "TokenWriter",
     "attach_lora",
+    "load_lora",
     "merge_lora",
     "prepare",
     "read_metrics",
+    "save_lora",
 ]

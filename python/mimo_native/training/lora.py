@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import ShapeError, UnsupportedError
 from ..nn.weight import Part, Weight
 
-__all__ = ["AdaptedWeight", "LoRAConfig", "attach_lora", "merge_lora"]
+__all__ = ["AdaptedWeight", "LoRAConfig", "adapt", "attach_lora", "merge_lora"]
 
 _TARGETS = ("qkv", "o", "gate_up", "down", "eh")
 
@@ -99,7 +99,10 @@ def attach_lora(model: nn.Module, config: LoRAConfig, *, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     model.requires_grad_(False)
     for module in found:
-        _adapt(module, config, generator)
+        *experts, rows, columns = module.weight.shape
+        a = torch.randn(*experts, config.rank, columns, generator=generator) / columns**0.5
+        b = module.weight.new_zeros(*experts, rows, config.rank)
+        adapt(module, a.to(module.weight.dtype), b, config.alpha / config.rank)
 
 
 def merge_lora(model: nn.Module) -> None:
@@ -109,13 +112,10 @@ def merge_lora(model: nn.Module) -> None:
             module.merge()
 
 
-def _adapt(module: Any, config: LoRAConfig, generator: torch.Generator) -> None:
+def adapt(module: Any, a: Tensor, b: Tensor, scale: float) -> None:
+    """Make a Weight the sum of itself, frozen, and ``scale`` * ``b`` @ ``a``, of its dtype."""
     base = module.weight.detach()
-    *experts, rows, columns = base.shape
-    a = torch.randn(*experts, config.rank, columns, generator=generator) / columns**0.5
     del module._parameters["weight"]
     module.__class__ = AdaptedWeight
     module.base = nn.Parameter(base, requires_grad=False)
-    module.a = nn.Parameter(a.to(base.dtype))
-    module.b = nn.Parameter(base.new_zeros(*experts, rows, config.rank))
-    module.scale = config.alpha / config.rank
+    module.a, module.b, module.scale = nn.Parameter(a), nn.Parameter(b), scale

@@ -13,6 +13,8 @@ from ..nn import MiMoForCausalLM
 from ..weights.gguf_file import GGUFFile
 from .checkpoint import Checkpoints
 from .distributed import Ranks, full_model, shard
+from .lora import AdaptedWeight
+from .lora_files import save_lora
 from .muon import hidden_matrices
 from .optimizer import Optimizer, OptimizerConfig
 
@@ -57,12 +59,19 @@ class TrainState:
         torch.set_rng_state(state["random"]["torch"])
         self.optimizer.publish()
 
-    def export(self, directory: Path, tokenizer: str | Path | None = None) -> None:
-        """The model as a checkpoint in the hub's layout, with the tokenizer of a directory."""
+    def export(
+        self, directory: Path, tokenizer: str | Path | None = None, *, base: str | None = None
+    ) -> None:
+        """The model as a checkpoint in the hub's layout, with the tokenizer of a directory.
+
+        Adapters are in the sum, and alone in DIRECTORY-adapter; base: the name of what they adapt.
+        """
         whole = full_model(self.model, self.ranks)
         if whole is None:
             return
         whole.save_pretrained(directory)
+        if any(isinstance(module, AdaptedWeight) for module in whole.modules()):
+            save_lora(whole, directory.with_name(f"{directory.name}-adapter"), base=base)
         if tokenizer is not None:
             copy_tokenizer(tokenizer, directory)
 
