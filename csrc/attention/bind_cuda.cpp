@@ -216,12 +216,6 @@ CommitTensor commit_tensor(const Check& check, const Tensor& stored, const Tenso
   check.same_dtype(fresh, fresh_name, stored, stored_name);
   check.last_dim_contiguous(fresh, fresh_name);
   const int64_t size = size_of(stored.dtype);
-  if (stored.shape[3] * size % 16)
-    throw UnsupportedError(
-        check.op(),
-        {std::string(stored_name) + " have head dims of " + std::to_string(stored.shape[3] * size) +
-         " bytes, the CUDA kernel moves 16 at a time"},
-        "Use head dims that are multiples of 8.");
   return {fresh.data, fresh.stride[0] * size, fresh.stride[1] * size, stored.data,
           stored.shape[3] * size};
 }

@@ -19,7 +19,15 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("mimo_native._cuda_sim") is None,
     reason="built without nvcc: no CUDA kernels",
 )
-ROPES = [case for case in CASES if isinstance(case, RopeCase)]
+ROPES = [
+    *(c for c in CASES if isinstance(c, RopeCase) and c.qk % 8 == c.v % 8 == 0),
+    # Element by element in both dtypes, and with every dim turned.
+    *(
+        RopeCase(tokens=n, heads=h, groups=g, qk=qk, v=8, rotary_dim=r, dtype=t)
+        for n, h, g, qk, r in ((33, 2, 2, 24, 6), (2, 2, 1, 8, 8))
+        for t in FLOATS
+    ),
+]
 ROWS, ROOM = 3, 128
 CASE = RopeCase(tokens=7, heads=4, groups=2, qk=24, v=16, rotary_dim=8, dtype=torch.bfloat16)
 

@@ -95,10 +95,10 @@ register(
 register(
     "rope_cached",
     *(_rope_cached(6, (3, 1), (24, 16, 16), dtype) for dtype in (_F32, _BF16)),
-    *(_rope_cached(3, (2, 2), (20, 6, 4), dtype) for dtype in (_F32, _BF16)),
-    *(_rope_cached(6, (1, 2), (10, 3, 4), dtype) for dtype in (_F32, _BF16)),
+    *(_rope_cached(3, (2, 2), (24, 8, 4), dtype) for dtype in (_F32, _BF16)),
+    *(_rope_cached(6, (1, 2), (8, 8, 6), dtype) for dtype in (_F32, _BF16)),
     *(_rope_cached(2, (16, 2), (192, 128, 64), dtype) for dtype in (_F32, _BF16)),
-    *(_rope_cached(2, (33, 1), (30, 16, 30), dtype) for dtype in (_F32, _BF16)),
+    *(_rope_cached(2, (33, 1), (16, 16, 14), dtype) for dtype in (_F32, _BF16)),
     _rope_cached(2, (2, 1), (32, 8, 32), _BF16),
     only=("rope_cached",),
 )
