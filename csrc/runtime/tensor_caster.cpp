@@ -76,8 +76,11 @@ DType dtype_of(const DLView& view) {
 pybind11::type_error unreadable() {
   const pybind11::error_already_set error;
   const std::string message = pybind11::str(error.value());
-  return pybind11::type_error("expected a dense tensor with data: " +
-                              message.substr(0, message.find('\n')));
+  return pybind11::type_error(
+      "expected a dense tensor with data, not a sparse or meta tensor or one inside vmap, grad or "
+      "jvp: " +
+      message.substr(0, message.find('\n')) +
+      " Plain torch serves those: mimo_native.backends.use(\"reference\").");
 }
 
 }  // namespace

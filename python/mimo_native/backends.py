@@ -133,7 +133,11 @@ def choose(op: str, *tensors: Tensor, needs_grad: bool | None = None, **options:
     first = tensors[0]
     if needs_grad is None:
         needs_grad = wants_grad(*tensors)
-    place = first.is_cpu or first.device.type
+    try:
+        place = first.is_cpu or first.device.type
+    except AttributeError:
+        got = type(first).__name__
+        raise TypeError(f"{op}: expected a torch.Tensor first, got {got}") from None
     key = (op, first.dtype, place, needs_grad, _forced.get(), _simulated.get() is None)
     settled = _settled.get(key)
     if settled is not None:

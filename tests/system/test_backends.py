@@ -193,3 +193,20 @@ def test_the_reference_needs_no_extension() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_is_no_tensor_is_named_with_its_op() -> None:
+    with pytest.raises(TypeError, match=r"rms_norm: expected a torch\.Tensor first, got ndarray"):
+        ops.rms_norm(torch.ones(2, 8).numpy(), torch.ones(8))
+
+
+def test_functorch_is_served_by_the_reference() -> None:
+    weight, x = torch.ones(8), torch.randn(3, 2, 8)
+    with pytest.raises(TypeError, match=r"backends\.use\(.reference.\)"):
+        torch.vmap(lambda row: ops.rms_norm(row, weight))(x)
+    with backends.use("reference"):
+        got = torch.vmap(lambda row: ops.rms_norm(row, weight))(x)
+        slope = torch.func.grad(lambda row: ops.rms_norm(row, weight).sum())(x)
+    assert torch.allclose(got, reference.rms_norm(x, weight))
+    leaf = x.clone().requires_grad_()
+    assert torch.allclose(slope, torch.autograd.grad(ops.rms_norm(leaf, weight).sum(), leaf)[0])
