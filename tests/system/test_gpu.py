@@ -2,19 +2,16 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 import mimo_native as mn
 from mimo_native import backends, ops
-from mimo_native.cache import LayerCache
 
-from ..attention.caches import empty_cache
 from ..attention.cases import CASES as ATTENTION
-from ..attention.cases import Committed
 from ..case import Case, check_case
 from ..experts.cases import CASES as EXPERTS
 from ..gemm.cases import CASES as GEMM
 from ..norm_rope.cases import CASES as NORM_ROPE
+from ..on_device import moved, on_device
 from ..routing.cases import CASES as ROUTING
 from ..sampling.cases import CASES as SAMPLING
 
@@ -25,30 +22,11 @@ pytestmark = [
 CASES: list[Case] = [*GEMM, *EXPERTS, *ROUTING, *NORM_ROPE, *ATTENTION, *SAMPLING]
 
 
-def moved(value: object, device: str) -> object:
-    if isinstance(value, tuple):
-        parts = [moved(part, device) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
-    return value.to(device) if isinstance(value, Tensor) else value
-
-
-def filled(stored: Committed, window: int | None) -> LayerCache:
-    longest = max((len(k) for k in stored.keys), default=0)
-    sizes = stored.keys[0], stored.values[0], window, longest + 256
-    cache = empty_cache(len(stored.keys), *sizes, device="cuda")
-    edges = torch.tensor([0, *(len(k) for k in stored.keys)]).cumsum(0)
-    new = torch.cat(stored.keys).cuda(), torch.cat(stored.values).cuda()
-    cache.commit(*new, cu_seqlens_q=edges)
-    return cache
-
-
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_case(case: Case) -> None:
     def on_gpu(**args: object) -> object:
-        there = {name: moved(value, "cuda") for name, value in args.items()}
-        if isinstance(args.get("layer_cache"), Committed):
-            there["layer_cache"] = filled(args["layer_cache"], case.window)
         try:
+            there = on_device(case, args, "cuda")
             return moved(getattr(ops, case.op)(**there), "cpu")
         except mn.UnsupportedError as error:
             pytest.skip("; ".join(error.reasons))

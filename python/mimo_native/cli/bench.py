@@ -1,6 +1,7 @@
 """``mimo-native bench``: the kernel benchmarks of a source tree, and whole models."""
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ EXAMPLES = (
     "mimo-native bench attention --threads 1,2",
     "mimo-native bench gemm experts --peers   # beside other libraries' kernels, where installed",
     "mimo-native bench gemm --json > gemm.json",
+    "mimo-native bench gemm attention --device cuda   # on a GPU, beside torch's kernels there",
     "mimo-native bench speculative --model nano --sweep --plot speculative.png",
     "mimo-native bench acceptance --model nano --plot acceptance.svg   # MTP heads by domain",
     "mimo-native bench model --model DIR --threads 2 --peers   # decode and prefill end to end",
@@ -27,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="kernel families, e.g. attention (default: all); model; speculative; acceptance",
     )
     parser.add_argument("--threads", default="1", help="thread counts, e.g. 1,2 (default 1)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default: cpu")
     parser.add_argument("--seconds", type=float, help="time per case (default 0.4)")
     parser.add_argument("--peers", action="store_true", help="time installed peers too")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/F.CPU.json")
@@ -55,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.device == "cuda":
+        return _bench_cuda(args)
     if args.family == ["model"]:
         return _bench_model(args)
     if args.family == ["speculative"] and not args.kernels:
@@ -84,6 +89,23 @@ def run(args: argparse.Namespace) -> int:
         if result.exists():
             print(result.read_text(), end="")
     return status
+
+
+def _bench_cuda(args: argparse.Namespace) -> int:
+    given = {"--threads": args.threads != "1", "--peers": args.peers, "--save": args.save}
+    reasons = [f"{option} is for the CPU" for option, there in given.items() if there]
+    whole = sorted({"model", "acceptance"} & set(args.family))
+    reasons += [f"{name!r} times a whole model, on the CPU" for name in whole]
+    if reasons:
+        raise UnsupportedError("bench", reasons, remedy="On a GPU kernel families are timed.")
+    sys.path.insert(0, str(_folder(args.dir).resolve().parent))
+    from benchmarks.on_gpu import run as run_on_gpu
+
+    seconds = 0.4 if args.seconds is None else args.seconds
+    result = run_on_gpu(args.family, seconds=seconds, json=args.json)
+    if args.json:
+        print(json.dumps(result))
+    return 0
 
 
 def _bench_model(args: argparse.Namespace) -> int:
