@@ -14,7 +14,9 @@ template <int kRows, int kDim, class T, class F>
 __device__ void copy_rows(uint32_t to, int row_bytes, int dim, const void* anywhere,
                           const F& source) {
   constexpr int kElements = 16 / sizeof(T);
+  static_assert(kDim % (kElements * kRowThreads) == 0);
   const int chunks = (row_bytes - 16) / 16;
+  const int first_chunk = static_cast<int>(threadIdx.x) % kRowThreads;
 #pragma unroll(kDim ? 4 : 1)
   for (int first = 0; first < kRows; first += kSm80Threads / kRowThreads) {
     const int row = first + static_cast<int>(threadIdx.x) / kRowThreads;
@@ -22,11 +24,11 @@ __device__ void copy_rows(uint32_t to, int row_bytes, int dim, const void* anywh
     const T* start = from ? from : static_cast<const T*>(anywhere);
     const int bytes = from ? 16 : 0;
 #pragma unroll(kDim ? 4 : 1)
-    for (int c = 0; c < chunks; c += kRowThreads) {
-      const int chunk = c + static_cast<int>(threadIdx.x) % kRowThreads;
-      if (chunk >= chunks) break;
-      copy_async(to + row * row_bytes + chunk * 16, start + chunk * kElements,
-                 chunk * kElements < dim ? bytes : 0);
+    for (int c = 0; kDim ? c < kDim / kElements : c + first_chunk < chunks; c += kRowThreads) {
+      const int chunk = c + first_chunk;
+      // Dims are multiples of 8: rows of float32 have no chunk beyond them.
+      const bool within = sizeof(T) == 4 || chunk * kElements < dim;
+      copy_async(to + row * row_bytes + chunk * 16, start + chunk * kElements, within ? bytes : 0);
     }
   }
 }

@@ -195,9 +195,10 @@ __global__ void __launch_bounds__(kSm80Threads)
     }
     const uint32_t to = staged + (key_warp * kRows + row) * staged_row * 4 + lane % 4 * 8;
 #pragma unroll
-    for (int n = 0; n < Dims<kQk, kV>::kVTiles; ++n) {
+    for (int n = 0; n < Dims<kQk, kV>::kVTiles; n += 2) {
       if (!kV && n >= 2 * dims.v_pairs()) break;
       store_pair(to + n * 32, out[n][2 * h] * factor, out[n][2 * h + 1] * factor);
+      store_pair(to + n * 32 + 32, out[n + 1][2 * h] * factor, out[n + 1][2 * h + 1] * factor);
     }
   }
   __syncthreads();

@@ -11,6 +11,7 @@ __device__ void store(__nv_bfloat16* to, float4 x) {
 __device__ void store(float* to, float4 x) { __stcg(reinterpret_cast<float4*>(to), x); }
 
 constexpr int kWarps = kSm80Threads / 32;
+static_assert(kSm80MostV <= 32 * 4);  // a lane has four columns
 
 // The splits of a token's head, by one warp: lane s holds the statistics of split s.
 template <class T>
@@ -31,20 +32,18 @@ __global__ void __launch_bounds__(kSm80Threads)
   const Finish done = finish(most, sum, sink_of(p, head));
   const int sequence = p.q_edges.data ? 0 : token / p.q_tokens;
   if (lane == 0) store_lse(p, sequence, head, token, done.lse);
-  for (int first = 0; first < p.dim_v; first += 128) {  // every lane takes part in the shuffles
-    const int column = first + lane * 4;
-    float4 total = make_float4(0, 0, 0, 0);
-    for (int s = 0; s < splits; ++s) {
-      const float w = __shfl_sync(~0u, weight, s) * done.factor;
-      if (column < p.dim_v) {
-        const float4 x =
-            *reinterpret_cast<const float4*>(p.partial + (s * rows + row) * p.dim_v + column);
-        total = make_float4(fmaf(x.x, w, total.x), fmaf(x.y, w, total.y), fmaf(x.z, w, total.z),
-                            fmaf(x.w, w, total.w));
-      }
-    }
-    if (column < p.dim_v) store(static_cast<T*>(p.out) + row * p.dim_v + column, total);
+  // Lanes beyond the last column read what its owner reads, and store nothing.
+  const int column = lane * 4;
+  const float* from = p.partial + row * p.dim_v + min(column, p.dim_v - 4);
+  const float factor = weight * done.factor;
+  float4 total = make_float4(0, 0, 0, 0);
+  for (int s = 0; s < splits; ++s, from += rows * p.dim_v) {
+    const float w = __shfl_sync(~0u, factor, s);
+    const float4 x = *reinterpret_cast<const float4*>(from);
+    total = make_float4(fmaf(x.x, w, total.x), fmaf(x.y, w, total.y), fmaf(x.z, w, total.z),
+                        fmaf(x.w, w, total.w));
   }
+  if (column < p.dim_v) store(static_cast<T*>(p.out) + row * p.dim_v + column, total);
 }
 
 template <class T>

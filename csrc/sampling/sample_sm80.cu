@@ -98,7 +98,7 @@ __device__ int draw_from_chunk(const T* x, int first, int vocab, const Row& row,
 #pragma unroll 1
   for (int id = begin; id < end; ++id) own += row.weight(widen(x[id]));
   Walk lanes(target, below);
-#pragma unroll
+#pragma unroll 1
   for (int i = 0; i < 32; ++i) lanes.pass(i, __shfl_sync(~0u, own, i));
   Walk ids(target, lanes.before);
 #pragma unroll 1

@@ -33,6 +33,9 @@ PTX = """\
 	mbarrier.init.shared.b64 [%r1], 128;
 	mbarrier.try_wait.parity.shared.b64 p, [%r1], %r2;
 	add.s32 %r1, %r2, 1; // bar.sync 0;
+	setp.gtu.and.f32 %p2, %f1, %f2, %p1;
+	setp.neu.f32 %p3, %f1, 0fFF800000;
+	setp.eq.s32 %p4, %r1, 0;
 }
 """
 EXPECTED = {
@@ -49,6 +52,8 @@ EXPECTED = {
     (9, "initialisation removed", "(nothing)"),
     (9, "one more expected", "mbarrier.init.shared.b64 [%r1], 129;"),
     (10, "the wait is over at once", "setp.eq.u32 p, 0, 0;"),
+    (12, "a bound shifted by one", "setp.geu.and.f32 %p2, %f1, %f2, %p1;"),
+    (13, "an equality inverted", "setp.equ.f32 %p3, %f1, 0fFF800000;"),
 }
 
 

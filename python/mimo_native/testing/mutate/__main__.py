@@ -19,6 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sample", type=int, help="so many mutants of each, at random")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--record", type=Path, help="JSON lines to append to, and to go on from")
+    parser.add_argument(
+        "--forward", action="store_true", help="predicates and bounds in one schedule of the three"
+    )
     parser.add_argument("--verbose", action="store_true", help="a line for each mutant")
     options = parser.parse_args(argv)
     names = options.subjects or list(SUBJECTS)
@@ -39,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 seed=options.seed,
                 progress=_say if options.verbose else None,
                 record=options.record,
+                forward=options.forward,
             )
         )
         print(results[-1], flush=True)

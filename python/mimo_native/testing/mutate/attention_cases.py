@@ -144,12 +144,13 @@ def _cached(
     v: int = 16,
     window: int | None = None,
     tree: bool = False,
+    capacity: int = 1300,
     dtype: torch.dtype = _BF16,
 ) -> Case:
     def case(_: SimulatedGpu) -> None:
         sizes = {"num_kv_heads": groups, "head_dim": qk, "v_head_dim": v, "dtype": dtype}
         cache = (
-            GlobalLayerCache(len(committed), 1300, **sizes)
+            GlobalLayerCache(len(committed), capacity, **sizes)
             if window is None
             else RingLayerCache(len(committed), window, **sizes)
         )
@@ -192,6 +193,30 @@ def _edges(heads: int, **sizes: Any) -> list[Case]:
         _cached((1100, 0, 70), (1, 1, 1), **options | {"heads": heads // 2}),
         _dense(2, 70, batch=3, lens=(70, 64, 5), sink=_BF16, **options),
         _dense(3, 66, causal=False, sink=torch.float32, **options),
+    ]
+
+
+# Keys for 2 to 8 splits: they are merged four at a time.
+_SPLIT_KEYS = (512, 768, 1024, 1300, 1536, 1800, 2048)
+
+
+def _splits(dtype: torch.dtype) -> list[Case]:
+    """Merges, with sinks of both kinds and none; a split without keys, beside a tree's masks, which
+    know no tile; a full cache, whose last row ends it, and dims that end within a wide step."""
+    return [
+        *(_dense(1, keys, heads=1, qk=8, v=8, dtype=dtype) for keys in _SPLIT_KEYS),
+        *(
+            _dense(1, 512, heads=heads, qk=8, v=v, sink=sink, dtype=dtype)
+            for heads, v, sink in ((5, 24, _BF16), (3, 128, torch.float32), (20, 40, None))
+        ),
+        *(
+            case
+            for heads in (3, 20)
+            for case in (
+                _cached((1100, 0), (1, 3), heads=heads, tree=True, dtype=dtype),
+                _cached((3, 64), (1, 1), heads=heads, qk=40, v=40, capacity=64, dtype=dtype),
+            )
+        ),
     ]
 
 
@@ -247,7 +272,8 @@ register(
     ),
     _cached((130,), (64,), heads=2, window=2, tree=True),
     _cached((130,), (64,), heads=2, window=2, tree=True, **_RELEASED),
-    *(_varlen((3,), (64,), heads=heads, **sizes) for heads in (2, 20) for sizes in _SIZES),
+    *(_varlen((3,), (64,), heads=heads, **sizes) for heads in (5, 20) for sizes in _SIZES),
+    *_splits(_BF16),
     *(
         case
         for heads in (4, 20)
@@ -268,8 +294,12 @@ register(
     _cached((1100,), (2,), heads=20, dtype=torch.float32),
     *_edges(16, dtype=torch.float32),
     *_edges(20, dtype=torch.float32),
+    *_splits(torch.float32),
     *(_varlen((3,), heads=2, dtype=torch.float32, **sizes) for sizes in _SIZES),
-    *(_varlen((3,), heads=20, v=sizes["v"], dtype=torch.float32) for sizes in _SIZES),
+    *(  # the most that fits into shared memory
+        _varlen((3,), heads=20, qk=min(sizes["qk"], 168), v=sizes["v"], dtype=torch.float32)
+        for sizes in _SIZES
+    ),
     *(
         _dense(1, 1300, batch=batch, heads=heads, v=v, sink=sink, dtype=torch.float32)
         for batch, heads, v, sink in (

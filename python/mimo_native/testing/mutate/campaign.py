@@ -1,7 +1,7 @@
 """Run the cases of a subject against every mutant of its kernels."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,12 +76,14 @@ class _Order:
     def __init__(self) -> None:
         self._recent: list[tuple[str, tuple[str, int]]] = []
 
-    def pairs(self, trials: list[_Trial]) -> Iterator[tuple[_Trial, tuple[str, int]]]:
+    def pairs(
+        self, trials: list[_Trial], schedules: Sequence[tuple[str, int]]
+    ) -> Iterator[tuple[_Trial, tuple[str, int]]]:
         by_label = {trial.label: trial for trial in trials}
-        first = [pair for pair in self._recent if pair[0] in by_label]
+        first = [pair for pair in self._recent if pair[0] in by_label and pair[1] in schedules]
         for name, schedule in first:
             yield by_label[name], schedule
-        for schedule in SCHEDULES:
+        for schedule in schedules:
             for trial in sorted(trials, key=lambda t: t.cost):
                 if (trial.label, schedule) not in first:
                     yield trial, schedule
@@ -97,8 +99,11 @@ def _argue(ptx: Ptx, mutation: Mutation) -> Argument | None:
 
 
 class _Campaign:
-    def __init__(self, subject: Subject, capability: tuple[int, int], record: Record) -> None:
+    def __init__(
+        self, subject: Subject, capability: tuple[int, int], record: Record, *, forward: bool
+    ) -> None:
         self.subject, self.capability, self.record = subject, capability, record
+        self.forward = forward
         self.trials = [_trial(subject, case, capability) for case in subject.cases]
         self.order = _Order()
 
@@ -128,7 +133,9 @@ class _Campaign:
         try:
             if trials:
                 interpreter().gpu_substitute(number, apply(ptx.text, mutation))
-            for trial, schedule in self.order.pairs(trials):
+            short = self.forward and not mutation.orders
+            schedules = SCHEDULES[:1] if short else SCHEDULES
+            for trial, schedule in self.order.pairs(trials, schedules):
                 if noticed := _noticed(trial, self.capability, schedule):
                     by = trial.label
                     self.order.noticed_by(trial, schedule)
@@ -155,14 +162,17 @@ def run(
     seed: int = 0,
     progress: Callable[[Outcome], None] | None = None,
     record: Path | None = None,
+    forward: bool = False,
 ) -> Result:
     """All mutants of the subject's kernels, or a random ``sample`` of them.
 
     capability: of the simulated device, instead of the subject's own.
     record: a file of JSON lines, to which outcomes are appended as they come; what it knows is not
     run again. A mutant that survived there meets only the cases that are new.
+    forward: changes of what is computed, predicates and bounds, meet the forward schedule alone;
+    changes of the order, barriers and waits say, meet all three.
     """
-    campaign = _Campaign(subject, capability or subject.capability, Record(record))
+    campaign = _Campaign(subject, capability or subject.capability, Record(record), forward=forward)
     outcomes: list[Outcome] = []
     unreached: list[Outcome] = []
     for number, ptx, names in campaign.images():

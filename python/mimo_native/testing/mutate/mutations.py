@@ -20,6 +20,11 @@ class Mutation:
     replacement: str
     source: str = ""
 
+    @property
+    def orders(self) -> bool:
+        """Whether it changes what is ordered after what, not what is computed."""
+        return self.kind not in _COMPUTED
+
     def __str__(self) -> str:
         place = f"PTX line {self.line}" + (f" ({self.source})" if self.source else "")
         return f"{place}: {self.kind}\n    - {self.original}\n    + {self.replacement}"
@@ -44,10 +49,17 @@ _COUNT = re.compile(
     r"((?:mbarrier\.init|mbarrier\.arrive\.expect_tx|mbarrier\.expect_tx)\S*\s+.*,\s*)(\d+)(\s*;)"
 )
 _TRY_WAIT = re.compile(r"mbarrier\.(?:try|test)_wait\S*\s+(%?[\w$]+)\s*,")
-_COMPARE = re.compile(r"^(\s*setp\.)(lt|le|gt|ge|lo|ls|hi|hs)(\..*)$")
+_COMPARE = re.compile(r"^(\s*setp\.)([lg][te]u?|lo|ls|hi|hs)(\..*)$")
 _SHIFTED = {
     "lt": "le", "le": "lt", "gt": "ge", "ge": "gt", "lo": "ls", "ls": "lo", "hi": "hs", "hs": "hi",
+    "ltu": "leu", "leu": "ltu", "gtu": "geu", "geu": "gtu",
 }  # fmt: skip
+# Of floats; of integers they only guard, and the guards are negated.
+_EQUAL = re.compile(r"^(\s*setp\.)(equ?|neu?)(\.(?:\w+\.)*b?f(?:16|32|64)\w*\s.*)$")
+_COMPUTED = {
+    "a bound shifted by one", "an equality inverted", "predicate negated", "predicate removed",
+}  # fmt: skip
+_INVERTED = {"eq": "ne", "ne": "eq", "equ": "neu", "neu": "equ"}
 _FILE = re.compile(r'^\s*\.file\s+(\d+)\s+"([^"]*)"', re.MULTILINE)
 _PLACE = re.compile(r"^\s*\.loc\s+(\d+)\s+(\d+)")
 _RELAXED = re.compile(r"\.(acquire|release|acq_rel)(?=\.)")
@@ -77,6 +89,8 @@ def _of_statement(text: str) -> Iterator[tuple[str, str]]:
         yield "the wait is over at once", f"{prefix}setp.eq.u32 {match[1]}, 0, 0;"
     if match := _COMPARE.match(text):
         yield "a bound shifted by one", f"{match[1]}{_SHIFTED[match[2]]}{match[3]}"
+    if match := _EQUAL.match(text):
+        yield "an equality inverted", f"{match[1]}{_INVERTED[match[2]]}{match[3]}"
     if _RELAXED.search(statement) and not statement.startswith("fence"):
         yield "order removed", prefix + _RELAXED.sub(".relaxed", statement)
     if guard:

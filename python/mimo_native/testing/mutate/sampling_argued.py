@@ -85,3 +85,11 @@ argue(
     kinds=_BOUND,
     statement=r"setp\.gt\.s64\s+%p\d+, %rd\d+, 0;$",
 )
+argue(
+    "where the two reductions of an angle meet",
+    "Angles of 2^31 and more take the slow reduction. At 2^31 itself the fast one holds as well:"
+    " the number of quarter turns, 1.37e9, is an int.",
+    files="rope_sm80.cu",
+    kinds=_BOUND,
+    statement=r"setp\.ltu\.f64\s+%p\d+, %fd\d+, 0d41E0000000000000;$",
+)

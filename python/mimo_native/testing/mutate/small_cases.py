@@ -214,7 +214,7 @@ register(
     *(_sample(3, 1, dtype) for dtype in (_F32, _BF16)),
     *(_sample(4, 1024, dtype) for dtype in (_F32, _BF16)),
     *(_sample(5, 600, dtype, spoilt=torch.nan) for dtype in (_F32, _BF16)),
-    *(_sample(5, 600, dtype, spoilt=torch.inf) for dtype in (_F32, _BF16)),
+    *(_sample(9, 2304, dtype, spoilt=torch.inf) for dtype in (_F32, _BF16)),
     *(_sample(2, 300, dtype, spoilt=-torch.inf) for dtype in (_F32, _BF16)),
     # Weights in every place of a chunk and in every chunk; then draws on the edges of ids, of a
     # lane's ids and of chunks.
