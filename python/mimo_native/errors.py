@@ -4,6 +4,7 @@ Every message names the operation, the argument, what was expected, what was giv
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 __all__ = ["CheckpointError", "ShapeError", "UnsupportedError"]
 
@@ -13,7 +14,20 @@ def _sentence(op: str, argument: str, expected: str, got: str, remedy: str) -> s
     return f"{text} {remedy}" if remedy else text
 
 
-class ShapeError(ValueError):
+class _Error(ValueError):
+    """An error that another process can hand on as it is, though its arguments have names."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[_Error], args: tuple[Any, ...], fields: dict[str, Any]) -> _Error:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(fields)
+    return error
+
+
+class ShapeError(_Error):
     """An argument has the wrong shape, dtype, device, stride or value."""
 
     def __init__(
@@ -24,7 +38,7 @@ class ShapeError(ValueError):
         self.remedy = remedy
 
 
-class UnsupportedError(ValueError):
+class UnsupportedError(_Error):
     """The request is well formed, but no backend or mode can serve it; ``reasons`` says why."""
 
     def __init__(self, op: str, reasons: Sequence[str], *, remedy: str = "") -> None:
@@ -33,7 +47,7 @@ class UnsupportedError(ValueError):
         self.op, self.reasons, self.remedy = op, tuple(reasons), remedy
 
 
-class CheckpointError(ValueError):
+class CheckpointError(_Error):
     """A file or directory of weights is missing, damaged or does not fit the configuration."""
 
     def __init__(

@@ -123,7 +123,7 @@ def test_everything_runs_and_reports(tmp_path: Path) -> None:
         curve_prompts=2,
         rollouts=32,
     )
-    results = speedrun(tmp_path, size, seeds=(0, 1))
+    results = speedrun(tmp_path, size, seeds=(0, 1), workers=2)
     assert json.loads((tmp_path / "results.json").read_text())["table"] == results["table"]
     assert set(results["table"]) == {*TASKS, SELF}
     assert all(row["prompts"] == 8 for row in results["table"].values())
@@ -144,6 +144,13 @@ def test_everything_runs_and_reports(tmp_path: Path) -> None:
             *results["others"],
         }
         assert all(cost["cpu_seconds"] > 0 for cost in own.values())
+    # One process with as many threads as it likes comes to the same bits.
+    alone = tmp_path / "alone"
+    speedrun(alone, size, seeds=(1,), baselines=False)
+    files = [f for kind in ("scores.json", "final/*.safetensors") for f in alone.rglob(kind)]
+    assert len(files) == 8 * 3  # stages, each with two files of weights
+    for file in files:
+        assert file.read_bytes() == (tmp_path / file.relative_to(alone)).read_bytes()
     # A second call trains nothing and comes to the same.
     again = speedrun(tmp_path, size, seeds=(0, 1))
     assert again["scores"] == results["scores"]

@@ -18,19 +18,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--short", action="store_true", help="a third of the work")
     parser.add_argument("--seeds", type=int, default=1, help="how many times, from the student on")
     parser.add_argument("--prompts", type=int, help="held-out prompts per domain and seed")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="processes of one thread each, 1: this one alone; every usable core where not given",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     from ..errors import ShapeError
-    from ..mopd.speedrun import FULL, SHORT, speedrun
+    from ..mopd.speedrun import FULL, SHORT, speedrun, usable_cores
 
-    if args.seeds < 1 or (args.prompts is not None and args.prompts < 2):
-        got = f"{args.seeds} and {args.prompts}"
-        raise ShapeError("speedrun", "--seeds, --prompts", expected=">= 1 and >= 2", got=got)
+    least = {"seeds": 1, "prompts": 2, "workers": 1}
+    for name, value in ((name, getattr(args, name)) for name in least):
+        if value is not None and value < least[name]:
+            expected = f"at least {least[name]}"
+            raise ShapeError("speedrun", f"--{name}", expected=expected, got=str(value))
     size = SHORT if args.short else FULL
     if args.prompts is not None:
         size = replace(size, heldout=args.prompts)
-    results = speedrun(args.out, size, seeds=range(args.seeds), progress=not args.json)
+    workers = args.workers or usable_cores()
+    results = speedrun(
+        args.out, size, seeds=range(args.seeds), workers=workers, progress=not args.json
+    )
     if args.json:
         print(json.dumps(results))
         return 0

@@ -98,6 +98,7 @@ class PromptStream:
         seed: int,
     ) -> None:
         self._prompts, self._seed = dict(prompts), seed
+        self._orders: dict[str, tuple[int, np.ndarray]] = {}  # of the epoch that each domain is in
         self.counts = _shares({name: d.weight for name, d in domains.items()}, per_step)
 
     def step(self, n: int) -> list[Prompt]:
@@ -111,7 +112,9 @@ class PromptStream:
     def _nth(self, place: int, name: str, n: int) -> Prompt:
         prompts = self._prompts[name]
         epoch, at = divmod(n, len(prompts))
-        return prompts[int(order(len(prompts), self._seed, place, epoch)[at])]
+        if self._orders.get(name, (-1, None))[0] != epoch:
+            self._orders[name] = epoch, order(len(prompts), self._seed, place, epoch)
+        return prompts[int(self._orders[name][1][at])]
 
 
 def _shares(weights: Mapping[str, float], total: int) -> dict[str, int]:

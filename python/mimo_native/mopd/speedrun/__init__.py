@@ -8,7 +8,6 @@
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -19,12 +18,13 @@ import torch
 
 from ...loading import load
 from ..prompts import read_prompts
+from .jobs import Job, run_jobs, usable_cores
 from .recipe import Recipe, Size
 from .report import write_report
 from .study import acceptance, curves, mean, normalised, rollouts_to, score_stage, summary
-from .tasks import SELF, TASKS
+from .tasks import SELF, TASKS, write_text
 
-__all__ = ["FULL", "SHORT", "Recipe", "Size", "speedrun"]
+__all__ = ["FULL", "SHORT", "Recipe", "Size", "speedrun", "usable_cores"]
 
 FULL = Size(student=600, specialist=80, reward=30, distil=60)
 SHORT = Size(
@@ -39,7 +39,8 @@ SHORT = Size(
     rollouts=128,
 )
 _ALPHA = 0.3  # of the outcome; the report does not give its own
-_STAGES = ("mopd", "mopd without ORM", "ORM only")
+# The arms: weight of the outcome, and whether there are teachers.
+_ARMS = {"mopd": (_ALPHA, True), "mopd without ORM": (0.0, True), "ORM only": (1.0, False)}
 
 
 def speedrun(
@@ -48,18 +49,21 @@ def speedrun(
     *,
     seeds: Sequence[int] = (0,),
     baselines: bool = True,
+    workers: int = 1,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Run every stage for every seed, write ``output``/results.json and report.html.
 
-    Continues where an earlier call stopped. Returns the results: "normalised" {domain: score} is
+    workers: processes of one thread each that share the work, with the same results; more than one
+    needs ``if __name__ == "__main__"`` around the call in a script. Continues where an earlier call
+    stopped. Returns the results: "normalised" {domain: score} is
     the mean over seeds, "seconds" the time of this call, and "table", "others", "curves",
     "rollouts", "costs" and "speculation" what the report shows.
     """
     began, output = time.perf_counter(), Path(output)
     recipes = [Recipe(output / f"seed-{seed}", size, seed=seed) for seed in seeds]
-    for recipe in recipes:
-        _run(recipe, baselines, _teller(began, progress))
+    jobs = [job for recipe in recipes for job in _jobs(recipe, baselines)]
+    run_jobs(jobs, workers=workers, tell=_teller(began, progress))
     stages = ["student", *(f"specialist-{task}" for task in TASKS), *_names(baselines)]
     scores = {
         stage: {
@@ -69,12 +73,12 @@ def speedrun(
         for stage in stages
     }
     table = summary(scores)
-    points = _mean_curves([curves(recipe, _STAGES) for recipe in recipes])
+    points = _mean_curves([curves(recipe, tuple(_ARMS)) for recipe in recipes])
     results: dict[str, Any] = {
         "normalised": {n: row["normalised"] for n, row in table.items() if "normalised" in row},
         "seconds": time.perf_counter() - began,
         "seeds": list(seeds),
-        "threads": torch.get_num_threads(),
+        "workers": workers,
         "table": table,
         "others": {
             stage: {
@@ -91,36 +95,45 @@ def speedrun(
         "costs": {str(recipe.seed): recipe.costs() for recipe in recipes},
         "speculation": _speculation(recipes[0]),
     }
-    _write(output / "results.json", json.dumps(results, indent=1) + "\n")
+    write_text(output / "results.json", json.dumps(results, indent=1) + "\n")
     write_report(output / "report.html", results)
     return results
 
 
 def _names(baselines: bool) -> tuple[str, ...]:
-    return (*_STAGES, *(("averaged", "offline") if baselines else ()))
+    return (*_ARMS, *(("offline", "averaged") if baselines else ()))
 
 
-def _run(recipe: Recipe, baselines: bool, tell: Any) -> None:
-    tell(f"seed {recipe.seed}: the student, {recipe.size.student} steps")
-    with recipe.timed("student"):
-        recipe.student()
-    for task in TASKS:
-        tell(f"seed {recipe.seed}: the specialist of {task}")
-        with recipe.timed(f"specialist-{task}"):
-            recipe.specialist(task)
-    for stage, alpha, teachers in zip(
-        _STAGES, (_ALPHA, 0.0, 1.0), (True, True, False), strict=True
-    ):
-        tell(f"seed {recipe.seed}: {stage}")
-        with recipe.timed(stage):
+def _jobs(recipe: Recipe, baselines: bool) -> list[Job]:
+    """Every stage of a seed and its scores; the long ones first where there is a choice."""
+    taught = tuple(f"specialist-{task}" for task in TASKS)
+    needs: dict[str, tuple[str, ...]] = {"student": ()} | dict.fromkeys(taught, ("student",))
+    needs |= {stage: taught for stage in _names(baselines)} | {"ORM only": ("student",)}
+
+    def name(stage: str) -> str:
+        return f"seed {recipe.seed}: {stage}"
+
+    return [
+        *(Job(name(s), tuple(map(name, n)), _stage, (recipe, s)) for s, n in needs.items()),
+        *(Job(name(f"score of {s}"), (name(s),), _score, (recipe, s)) for s in needs),
+    ]
+
+
+def _stage(recipe: Recipe, stage: str) -> None:
+    with recipe.timed(stage):
+        if stage in _ARMS:
+            alpha, teachers = _ARMS[stage]
             recipe.distil(stage, alpha=alpha, teachers=teachers)
-    if baselines:
-        tell(f"seed {recipe.seed}: specialists averaged, and their samples learned offline")
-        with recipe.timed("averaged"):
-            recipe.averaged()
-        with recipe.timed("offline"):
-            recipe.offline()
-    tell(f"seed {recipe.seed}: scores")
+        elif stage.startswith("specialist-"):
+            recipe.specialist(stage.removeprefix("specialist-"))
+        else:
+            {"student": recipe.student, "averaged": recipe.averaged, "offline": recipe.offline}[
+                stage
+            ]()
+
+
+def _score(recipe: Recipe, stage: str) -> None:
+    score_stage(recipe, stage)
 
 
 def _teller(began: float, progress: bool) -> Any:
@@ -159,9 +172,3 @@ def _speculation(recipe: Recipe) -> dict[str, Any]:
         for name in (*TASKS, SELF)
     }
     return acceptance(recipe.model("mopd"), prompts)
-
-
-def _write(path: Path, text: str) -> None:
-    stage = path.with_suffix(".partial")
-    stage.write_text(text, encoding="utf-8")
-    os.replace(stage, path)

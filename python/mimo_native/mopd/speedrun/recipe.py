@@ -20,12 +20,13 @@ from ..config import Domain, LossConfig, MopdConfig, ScoreConfig, SftConfig
 from ..prompts import read_prompts
 from ..run import run
 from ..sft import sft
-from .tasks import SELF, TASKS, write_tasks
+from .tasks import SELF, TASKS, write_tasks, write_text
 
 __all__ = ["BY_REWARD", "WEIGHTS", "Recipe", "Size", "require_finished"]
 
 BY_REWARD = ("reverse", "shift")  # these specialists come from GRPO, the others from clean answers
 _BASE = "nano"
+_NO_COST = {"seconds": 0.0, "cpu_seconds": 0.0}
 _SECOND = 1000  # added to the seed of a second round, which sees the prompts in another order
 _ANSWER, _TEXT = 12, 48  # tokens: digits and their end, and any line of the text
 # Shares of the prompts in distillation: sort is the task that is learned most slowly, and text
@@ -67,21 +68,26 @@ class Recipe:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add what is done inside to the seconds of ``stage``, unless it is finished already."""
+        """Add what is done inside to the seconds of ``stage``, unless it is finished already.
+
+        Each stage has a file of its own: several may end at once, in as many processes.
+        """
         finished = Path(self.model(stage)).exists()
         clock, work = time.perf_counter(), time.process_time()
-        yield
-        if not finished:
-            costs = self.costs()
-            cost = costs.setdefault(stage, {"seconds": 0.0, "cpu_seconds": 0.0})
-            cost["seconds"] += time.perf_counter() - clock
-            cost["cpu_seconds"] += time.process_time() - work
-            (self.output / "costs.json").write_text(json.dumps(costs) + "\n")
+        try:
+            yield
+        finally:
+            path = self.output / stage / "cost.json"
+            if not finished and path.parent.exists():
+                cost = json.loads(path.read_text()) if path.exists() else _NO_COST
+                spent = (time.perf_counter() - clock, time.process_time() - work)
+                cost = {name: cost[name] + more for name, more in zip(_NO_COST, spent, strict=True)}
+                write_text(path, json.dumps(cost) + "\n")
 
     def costs(self) -> dict[str, dict[str, float]]:
-        """Of every stage that was run to its end: elapsed seconds, and those of all processors."""
-        path = self.output / "costs.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        """Of every stage that was run: elapsed seconds, and those of all processors."""
+        files = sorted(self.output.glob("*/cost.json"), key=lambda path: path.stat().st_mtime_ns)
+        return {path.parent.name: json.loads(path.read_text()) for path in files}
 
     # ------------------------------------------------------------------ stages
 
@@ -203,7 +209,7 @@ class Recipe:
             for prompt, completion in zip(prompts, done, strict=True)
             if completion.text
         ]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
     # ------------------------------------------------------------------ runs
 

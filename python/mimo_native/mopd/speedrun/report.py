@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .chart import line_chart
+from .tasks import write_text
 
 __all__ = ["write_report"]
 
@@ -39,7 +40,8 @@ def write_report(path: Path, results: Mapping[str, Any]) -> None:
     body = [
         "<h1>From a small base model to multi-teacher distillation and speculative decoding</h1>",
         f"<p>{escape(_hardware())}. {results['seconds']:.0f} seconds in all, "
-        f"{len(results['seeds'])} seed(s). Everything on this page was computed by "
+        f"{results['workers']} process(es), {len(results['seeds'])} seed(s). "
+        "Everything on this page was computed by "
         "<code>mimo-native speedrun</code>, but for what is marked as the report's "
         "(arXiv 2601.02780).</p>",
         "<h2>After distillation, in the layout of table 7</h2>",
@@ -64,9 +66,7 @@ def write_report(path: Path, results: Mapping[str, Any]) -> None:
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>mimo_native speedrun</title>'
         f"<style>{_STYLE}</style>{''.join(body)}</html>\n"
     )
-    stage = path.with_suffix(".partial")
-    stage.write_text(page, encoding="utf-8")
-    os.replace(stage, path)
+    write_text(path, page)
 
 
 def _hardware() -> str:

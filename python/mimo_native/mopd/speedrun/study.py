@@ -17,7 +17,7 @@ from ..evaluate import answer_logprobs, verified
 from ..prompts import Prompt, read_prompts
 from ..rewards import exact
 from .recipe import BY_REWARD, Recipe
-from .tasks import SELF, TASKS
+from .tasks import SELF, TASKS, write_text
 
 __all__ = ["Scores", "acceptance", "curves", "normalised", "score_stage", "summary"]
 
@@ -41,7 +41,7 @@ def score_stage(
             file = recipe.tasks / f"{name}.heldout.jsonl"
             prompts = read_prompts(name, file, tokenizer, model.config.vocab_size)[:limit]
             values[name] = _score(model, name, prompts, recipe.seed).tolist()
-        path.write_text(json.dumps(values) + "\n")
+        write_text(path, json.dumps(values) + "\n")
     content = json.loads(path.read_text())
     return {name: torch.tensor(content[name][:limit], dtype=torch.float64) for name in names}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ...pretrain.nano.corpora import DOMAINS as TEXTS
 
-__all__ = ["SELF", "TASKS", "write_tasks"]
+__all__ = ["SELF", "TASKS", "write_tasks", "write_text"]
 
 DIGITS = 8
 SELF = "text"
@@ -120,8 +120,11 @@ def _texts(draw: random.Random) -> Iterator[tuple[str, str]]:
 
 
 def _write(path: Path, rows: list[tuple[str, str]]) -> None:
+    write_text(path, "".join(json.dumps({"prompt": p, "answer": a}) + "\n" for p, a in rows))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
     stage = path.with_suffix(".partial")
-    with stage.open("w", encoding="utf-8") as file:
-        for prompt, answer in rows:
-            file.write(json.dumps({"prompt": prompt, "answer": answer}) + "\n")
+    stage.write_text(text, encoding="utf-8")
     os.replace(stage, path)
