@@ -370,13 +370,6 @@ def test_a_reward_nobody_knows(tmp_path: Path) -> None:
         mopd.run(config(tmp_path))
 
 
-def test_code_is_not_run(tmp_path: Path) -> None:
-    domains = {"a": Domain(prompts=str(tmp_path / "a.jsonl"), teacher="t", reward="unit_tests")}
-    run = config(tmp_path, domains=domains)
-    with pytest.raises(mn.UnsupportedError, match="sandbox"):
-        mopd.run(run)
-
-
 def test_a_missing_teacher(tmp_path: Path) -> None:
     run = config(tmp_path, teachers={"t": str(tmp_path / "nowhere")})
     with pytest.raises(mn.CheckpointError, match="nowhere"):

@@ -77,7 +77,8 @@ class Domain:
 
     prompts   a JSONL file, a line {"prompt": text or token ids, "answer": text or ids}
     teacher   a name among the run's teachers, "self" (the model it starts from), or None
-    reward    a built-in verifier ("exact", "arithmetic") or a name given to ``run``; None for none
+    reward    a built-in verifier ("exact", "arithmetic", "unit_tests") or a name given to ``run``;
+              None for none
     weight    its share of every step's prompts
     heldout   prompts of the same form to score, never trained on
     """

@@ -5,8 +5,17 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import ShapeError, UnsupportedError
+from . import sandbox
 
-__all__ = ["Reward", "arithmetic", "exact", "needs_answers", "outcome", "resolve_reward"]
+__all__ = [
+    "Reward",
+    "arithmetic",
+    "exact",
+    "needs_answers",
+    "outcome",
+    "resolve_reward",
+    "unit_tests",
+]
 
 Text = str | Sequence[int]
 Reward = Callable[[Text, Text | None, Text], float]
@@ -36,6 +45,15 @@ def arithmetic(completion: Text, answer: Text | None, prompt: Text) -> float:
     return float(got is not None and math.isclose(got, want, rel_tol=1e-9))
 
 
+def unit_tests(completion: Text, answer: Text | None, prompt: Text) -> float:
+    """1 where the completion, a Python program, passes the tests in the answer. Both run in the
+    sandbox of ``mopd.sandbox``, and nowhere else. ValueError without tests, or for token ids.
+    """
+    if not isinstance(completion, str) or not isinstance(answer, str):
+        raise ValueError("expected a program and its tests as text")
+    return float(sandbox.passes(completion, answer))
+
+
 def _last_number(text: Text | None) -> float | None:
     found = _NUMBER.findall(text) if isinstance(text, str) else []
     if not found:
@@ -44,17 +62,17 @@ def _last_number(text: Text | None) -> float | None:
     return float(top) / float(bottom) if bottom and float(bottom) else float(top)
 
 
-_BUILT_IN: dict[str, Reward] = {"exact": exact, "arithmetic": arithmetic}
+_BUILT_IN: dict[str, Reward] = {"exact": exact, "arithmetic": arithmetic, "unit_tests": unit_tests}
 
 
 def resolve_reward(name: str, given: Mapping[str, Reward]) -> Reward:
     """A callable given to ``run``, or a built-in verifier. Raises UnsupportedError, ShapeError."""
     if name in given:
         return given[name]
-    if name in ("unit_tests", "code"):
+    if name == "unit_tests" and (why := sandbox.reasons()):
         raise UnsupportedError(
             "mopd",
-            ["running code that a model wrote needs a sandbox without network; there is none here"],
+            ["the reward unit_tests runs code that a model wrote, and there is no sandbox", *why],
             remedy="Give run() a callable of your own that provides one.",
         )
     if name not in _BUILT_IN:
