@@ -59,3 +59,14 @@ def test_a_whole_model_computes_what_it_does_on_the_cpu() -> None:
     cache = model.new_cache(1, 32)
     got = [model(part.cuda(), cache=cache).logits.cpu() for part in ids.split(7, dim=1)]
     assert (torch.cat(got, dim=1) - want).abs().max() <= 1e-4 * want.abs().max()
+
+
+@pytest.mark.parametrize("speculative", [None, "chain"])
+def test_generation_is_that_of_the_cpu(speculative: str | None) -> None:
+    model = mn.MiMoForCausalLM(mn.MiMoConfig.tiny()).init_weights(std=0.15, seed=3)
+    model.requires_grad_(False)
+    sampling = mn.Sampling(temperature=0, max_tokens=8, ignore_eos=True)
+    prompts = [[5, 9, 30, 2, 77, 8, 1, 4, 100, 200], [3, 7]]
+    want = mn.generate(model, prompts, sampling=sampling)
+    got = mn.generate(model.cuda(), prompts, sampling=sampling, speculative=speculative)
+    assert [c.token_ids for c in got] == [c.token_ids for c in want]

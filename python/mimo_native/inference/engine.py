@@ -206,7 +206,7 @@ class Engine:
                 chunks.append((request, count))
             cu_seqlens.append(len(ids))
         out = self.model(
-            torch.tensor([ids]),
+            torch.tensor([ids], device=self.model.device),
             cu_seqlens=torch.tensor(cu_seqlens, dtype=torch.int32),
             cache=self.cache,
             logits="all" if decoding else "none",
@@ -242,9 +242,10 @@ class Engine:
         trees: dict[int, tuple[Tensor, Tensor]] = {}
         ids, masks, cu_seqlens = [], [], [0]
         for request, draft in zip(requests, round.drafts, strict=True):
-            tokens = torch.tensor([request.tokens[-1], *draft.tokens])
-            parents = torch.tensor([-1, *(parent + 1 for parent in draft.parents)])
-            trees[request.row] = tokens, parents
+            tokens = [request.tokens[-1], *draft.tokens]
+            parents = [-1, *(parent + 1 for parent in draft.parents)]
+            tree = torch.tensor([tokens, parents], device=self.model.device)
+            trees[request.row] = tree[0], tree[1]
         for row in range(len(self.rows)):
             if row in trees:
                 ids.append(trees[row][0])
@@ -298,7 +299,8 @@ class Engine:
         controls = [r.sampling for r in requests]
 
         def column(name: str, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.tensor([getattr(s, name) for s in controls], dtype=dtype)
+            values = [getattr(s, name) for s in controls]
+            return torch.tensor(values, dtype=dtype, device=logits.device)
 
         def unless_off(name: str, off: float, dtype: torch.dtype = torch.float32) -> Tensor | None:
             return None if all(getattr(s, name) == off for s in controls) else column(name, dtype)
@@ -310,15 +312,15 @@ class Engine:
             for i, request in enumerate(requests):
                 history[i, : len(request.tokens)] = torch.tensor(request.tokens)
             penalties = {name: column(name) for name in PENALTIES}
-            penalties["history"] = history
+            penalties["history"] = history.to(logits.device)
             penalties["prompt_lens"] = torch.tensor(
-                [len(r.prompt) for r in requests], dtype=torch.int32
+                [len(r.prompt) for r in requests], dtype=torch.int32, device=logits.device
             )
 
         return ops.sample(
             logits,
             seed=column("seed", torch.int64),
-            position=torch.tensor([len(r.tokens) for r in requests]),
+            position=torch.tensor([len(r.tokens) for r in requests], device=logits.device),
             temperature=column("temperature"),
             top_k=unless_off("top_k", 0, torch.int32),
             top_p=unless_off("top_p", 1.0),

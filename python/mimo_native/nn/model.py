@@ -247,7 +247,7 @@ class MiMoForCausalLM(HubNames):
 
     def check_ids(self, ids: Tensor, argument: str) -> None:
         """Raise ShapeError unless ``ids`` are [B, T] tokens of this model's vocabulary."""
-        device = self.model.norm.weight.device
+        device = self.device
         right_kind = ids.dtype in (torch.int64, torch.int32) and ids.device == device
         if ids.ndim != 2 or not right_kind:
             raise ShapeError(
@@ -334,8 +334,13 @@ class MiMoForCausalLM(HubNames):
             max_tokens,
             dtype=self.dtype,
             kv_format=kv_format,
-            device=self.model.norm.weight.device,
+            device=self.device,
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the activations are, and ids have to be."""
+        return self.model.norm.weight.device
 
     @property
     def dtype(self) -> torch.dtype:

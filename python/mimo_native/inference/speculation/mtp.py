@@ -147,7 +147,7 @@ class MTPDrafter:
         branched = any(len(r.tokens) > r.final for r in rows)
         out = self.model.mtp(
             k,
-            torch.tensor([ids]),
+            torch.tensor([ids], device=self.model.device),
             torch.stack(hidden)[None],
             cu_seqlens=torch.tensor(cu_seqlens, dtype=torch.int32),
             cache=self.cache,
