@@ -7,26 +7,28 @@
 #include "experts/plan.h"
 #include "experts/run.h"
 #include "runtime/module.h"
-#include "runtime/tensor_caster.h"
+#include "runtime/new_tensor.h"
 
 namespace mn {
 namespace {
 
 namespace py = pybind11;
 
-void swiglu(const Tensor& gate_up, const Tensor& y) {
+NewTensor swiglu(const Tensor& gate_up) {
   const Check check("swiglu");
   check.ndim_at_least(gate_up, "gate_up", 1, "[.., 2F]");
   const RowSource rows = float_rows_argument(check, gate_up, "gate_up", gate_up.last());
   if (gate_up.last() % 2) check.fail("gate_up", "an even last dimension", gate_up.describe());
+  NewTensor y = new_tensor_of_rows(gate_up, gate_up.dtype, gate_up.last() / 2);
   const SwigluProblem problem{.rows = gate_up.rows(),
                               .ffn = gate_up.last() / 2,
                               .x_stride = rows.stride,
                               .gate_up = gate_up.data,
-                              .y = y.data};
+                              .y = y.view.data};
   const ExpertKernels& kernels = expert_kernels_for_isa();
   const py::gil_scoped_release release;
   (rows.bf16 ? kernels.swiglu_bf16 : kernels.swiglu_f32)(problem);
+  return y;
 }
 
 void swiglu_grad(const Tensor& dy, const Tensor& gate_up, const Tensor& d_gate_up) {
@@ -72,8 +74,8 @@ ExpertLayer checked_layer(const Check& check, const Tensor& w_gate_up,
 
 void* data_or_null(const std::optional<Tensor>& t) { return t ? t->data : nullptr; }
 
-void forward(const Check& check, const Tensor& x, const ExpertLayer& layer,
-             const std::optional<Tensor>& saved, const Tensor& y) {
+NewTensor forward(const Check& check, const Tensor& x, const ExpertLayer& layer,
+                  const std::optional<Tensor>& saved) {
   const RowSource rows = rows_argument(check, x, "x", layer.gate_up.layout);
   if (saved) {
     if (layer.gate_up.layout.coded())
@@ -82,32 +84,34 @@ void forward(const Check& check, const Tensor& x, const ExpertLayer& layer,
                 "[T * K, 2F]");
     check.contiguous(*saved, "saved");
   }
+  NewTensor y = new_tensor_like(x);
   const py::gil_scoped_release release;
   if (has_terms(layer))
-    run_experts(layer, rows, x.rows(), data_or_null(saved), y.data, y.dtype == DType::bf16);
+    run_experts(layer, rows, x.rows(), data_or_null(saved), y.view.data, rows.bf16);
   else
-    std::memset(y.data, 0, static_cast<size_t>(y.numel() * size_of(y.dtype)));
+    std::memset(y.view.data, 0, static_cast<size_t>(x.numel() * size_of(x.dtype)));
+  return y;
 }
 
-void swiglu_mlp(const Tensor& x, const Tensor& w_gate_up, const PackedLayout* gate_up_layout,
-                const Tensor& w_down, const PackedLayout* down_layout,
-                const std::optional<Tensor>& saved, const Tensor& y) {
+NewTensor swiglu_mlp(const Tensor& x, const Tensor& w_gate_up, const PackedLayout* gate_up_layout,
+                     const Tensor& w_down, const PackedLayout* down_layout,
+                     const std::optional<Tensor>& saved) {
   const Check check("swiglu_mlp");
-  forward(check, x,
-          layer_argument(check, w_gate_up, gate_up_layout, w_down, down_layout, std::nullopt,
-                         std::nullopt, 0),
-          saved, y);
+  return forward(check, x,
+                 layer_argument(check, w_gate_up, gate_up_layout, w_down, down_layout, std::nullopt,
+                                std::nullopt, 0),
+                 saved);
 }
 
-void expert_mlp(const Tensor& x, const Tensor& w_gate_up, const PackedLayout* gate_up_layout,
-                const Tensor& w_down, const PackedLayout* down_layout, const Tensor& ids,
-                const Tensor& weights, const std::optional<Tensor>& saved, const Tensor& y) {
+NewTensor expert_mlp(const Tensor& x, const Tensor& w_gate_up, const PackedLayout* gate_up_layout,
+                     const Tensor& w_down, const PackedLayout* down_layout, const Tensor& ids,
+                     const Tensor& weights, const std::optional<Tensor>& saved) {
   const Check check("expert_mlp");
   check.shape(x, "x", {kAny, kAny}, "[T, D]");
-  forward(check, x,
-          checked_layer(check, w_gate_up, gate_up_layout, w_down, down_layout, ids, weights,
-                        x.shape[0]),
-          saved, y);
+  return forward(check, x,
+                 checked_layer(check, w_gate_up, gate_up_layout, w_down, down_layout, ids, weights,
+                               x.shape[0]),
+                 saved);
 }
 
 // Gradients of expert_mlp, or with `ids` None of swiglu_mlp. `d_gate_up` and `scaled_h` are working
@@ -168,14 +172,14 @@ auto expert_plan(const Tensor& ids, int64_t experts) {
 }  // namespace
 
 void bind_experts(py::module_& m) {
-  m.def("swiglu", &swiglu, py::arg("gate_up"), py::arg("y"));
+  m.def("swiglu", &swiglu, py::arg("gate_up"));
   m.def("swiglu_grad", &swiglu_grad, py::arg("dy"), py::arg("gate_up"), py::arg("d_gate_up"));
   m.def("swiglu_mlp", &swiglu_mlp, py::arg("x"), py::arg("w_gate_up"),
         py::arg("gate_up_layout").none(true), py::arg("w_down"), py::arg("down_layout").none(true),
-        py::arg("saved").none(true), py::arg("y"));
+        py::arg("saved").none(true));
   m.def("expert_mlp", &expert_mlp, py::arg("x"), py::arg("w_gate_up"),
         py::arg("gate_up_layout").none(true), py::arg("w_down"), py::arg("down_layout").none(true),
-        py::arg("ids"), py::arg("weights"), py::arg("saved").none(true), py::arg("y"));
+        py::arg("ids"), py::arg("weights"), py::arg("saved").none(true));
   m.def("expert_mlp_backward", &expert_mlp_backward, py::arg("dy"), py::arg("x"),
         py::arg("w_gate_up"), py::arg("w_down"), py::arg("ids").none(true),
         py::arg("weights").none(true), py::arg("saved"), py::arg("d_gate_up"), py::arg("scaled_h"),

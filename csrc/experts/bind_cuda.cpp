@@ -11,21 +11,23 @@ namespace {
 
 namespace py = pybind11;
 
-void swiglu(const Tensor& gate_up, const Tensor& y) {
+NewTensor swiglu(const Tensor& gate_up) {
   const Check check("swiglu", kCudaDevice);
   check.ndim_at_least(gate_up, "gate_up", 1, "[.., 2F]");
   const RowSource rows = float_rows_argument(check, gate_up, "gate_up", gate_up.last());
   if (gate_up.last() % 2) check.fail("gate_up", "an even last dimension", gate_up.describe());
   gpu_of(gate_up.device_index, check.op());
+  NewTensor y = new_tensor_of_rows(gate_up, gate_up.dtype, gate_up.last() / 2);
   const SwigluProblem problem{.rows = gate_up.rows(),
                               .ffn = gate_up.last() / 2,
                               .x_stride = rows.stride,
                               .gate_up = gate_up.data,
-                              .y = y.data};
-  if (problem.rows == 0 || problem.ffn == 0) return;
+                              .y = y.view.data};
+  if (problem.rows == 0 || problem.ffn == 0) return y;
   launch_on_device_of(gate_up, check.op(), [&](cudaStream_t stream) {
     (rows.bf16 ? swiglu_bf16_sm80 : swiglu_f32_sm80)(problem, stream);
   });
+  return y;
 }
 
 // Both products of a layer over `rows` rows, and what lies between them.
@@ -65,45 +67,39 @@ void fill_with_zeros(const Tensor& y, const char* op) {
   });
 }
 
-GemmOutput check_result(const Check& check, const Tensor& y, const Tensor& x) {
-  check.same_device(y, "out", x, "x");
-  check.contiguous(y, "out");
-  check.dtype(y, "out", {DType::f32, DType::bf16});
-  return y.dtype == DType::bf16 ? GemmOutput::bf16 : GemmOutput::f32;
-}
-
 // The layouts and `saved` are those of the CPU's module; here weights are plain, and there is no
 // backward.
-void swiglu_mlp(const Tensor& x, const Tensor& w_gate_up, std::nullptr_t, const Tensor& w_down,
-                std::nullptr_t, std::nullptr_t, const Tensor& y) {
+NewTensor swiglu_mlp(const Tensor& x, const Tensor& w_gate_up, std::nullptr_t, const Tensor& w_down,
+                     std::nullptr_t, std::nullptr_t) {
   const Check check("swiglu_mlp", kCudaDevice);
   const ExpertLayer layer =
       layer_argument(check, w_gate_up, nullptr, w_down, nullptr, std::nullopt, std::nullopt, 0);
   const RowSource rows = rows_argument(check, x, "x", layer.gate_up.layout);
   check.same_device(w_gate_up, "w_gate_up", x, "x");
-  const GemmOutput output = check_result(check, y, x);
-  if (y.numel() == 0 || !has_terms(layer)) return fill_with_zeros(y, check.op());
+  NewTensor y = new_tensor_like(x);
+  if (x.numel() == 0 || !has_terms(layer)) return fill_with_zeros(y.view, check.op()), y;
+  const GemmOutput output = rows.bf16 ? GemmOutput::bf16 : GemmOutput::f32;
   Products p = layer_products(check, x, rows, row_count(x), layer, output);
-  p.down.y = y.data;
+  p.down.y = y.view.data;
   launch_on_device_of(x, check.op(), [&](cudaStream_t stream) {
     gemm_sm80(p.up, p.up_plan, stream);
     gemm_sm80(p.down, p.down_plan, stream);
   });
+  return y;
 }
 
 // Ids stay on the device and are not checked: one that is no expert makes its token NaN.
-void expert_mlp(const Tensor& x, const Tensor& w_gate_up, std::nullptr_t, const Tensor& w_down,
-                std::nullptr_t, const Tensor& ids, const Tensor& weights, std::nullptr_t,
-                const Tensor& y) {
+NewTensor expert_mlp(const Tensor& x, const Tensor& w_gate_up, std::nullptr_t, const Tensor& w_down,
+                     std::nullptr_t, const Tensor& ids, const Tensor& weights, std::nullptr_t) {
   const Check check("expert_mlp", kCudaDevice);
   check.shape(x, "x", {kAny, kAny}, "[T, D]");
   const ExpertLayer layer =
       layer_argument(check, w_gate_up, nullptr, w_down, nullptr, ids, weights, x.shape[0]);
   const RowSource rows = rows_argument(check, x, "x", layer.gate_up.layout);
   check.same_device(w_gate_up, "w_gate_up", x, "x");
-  check_result(check, y, x);
   check_group_count(check, layer.gate_up.layout.experts);
-  if (y.numel() == 0 || !has_terms(layer)) return fill_with_zeros(y, check.op());
+  NewTensor y = new_tensor_like(x);
+  if (x.numel() == 0 || !has_terms(layer)) return fill_with_zeros(y.view, check.op()), y;
 
   const int64_t pairs = x.shape[0] * layer.slots, experts = layer.gate_up.layout.experts;
   Products p = layer_products(check, x, rows, pairs, layer, GemmOutput::f32);
@@ -132,25 +128,26 @@ void expert_mlp(const Tensor& x, const Tensor& w_gate_up, std::nullptr_t, const 
                                    .products = products.view.as<float>(),
                                    .position = sort.position,
                                    .weights = layer.weights,
-                                   .y = y.data,
-                                   .y_bf16 = y.dtype == DType::bf16};
+                                   .y = y.view.data,
+                                   .y_bf16 = rows.bf16};
   launch_on_device_of(x, check.op(), [&](cudaStream_t stream) {
     sort_pairs_sm80(sort, stream);
     gemm_sm80(p.up, p.up_plan, stream);
     gemm_sm80(p.down, p.down_plan, stream);
     combine_slots_sm80(combine, stream);
   });
+  return y;
 }
 
 }  // namespace
 
 void bind_experts_cuda(py::module_& m) {
-  m.def("swiglu", &swiglu, py::arg("gate_up"), py::arg("y"));
+  m.def("swiglu", &swiglu, py::arg("gate_up"));
   m.def("swiglu_mlp", &swiglu_mlp, py::arg("x"), py::arg("w_gate_up"), py::arg("gate_up_layout"),
-        py::arg("w_down"), py::arg("down_layout"), py::arg("saved"), py::arg("y"));
+        py::arg("w_down"), py::arg("down_layout"), py::arg("saved"));
   m.def("expert_mlp", &expert_mlp, py::arg("x"), py::arg("w_gate_up"), py::arg("gate_up_layout"),
         py::arg("w_down"), py::arg("down_layout"), py::arg("ids"), py::arg("weights"),
-        py::arg("saved"), py::arg("y"));
+        py::arg("saved"));
 }
 
 }  // namespace mn

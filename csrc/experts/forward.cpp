@@ -102,7 +102,7 @@ void forward(const ExpertProblem& p) {
     }
     team.share(down_shares, [&](int64_t job) {
       const int64_t begin = job % sum_pieces * work.sum_panels_per_job;
-      slot_product_job<F>(p.down, rows.blocks[job / sum_pieces], begin,
+      slot_product_job<F>(p.down, job / sum_pieces, begin,
                           lesser(begin + work.sum_panels_per_job, down.panels()));
     });
     team.share_last(p.down.tokens, [&](int64_t t) {

@@ -45,7 +45,8 @@ MN_INLINE void combine(const SlotSum& p, const float* sums, int64_t lds, int64_t
 
 // Stored products of one block of rows with the packed panels [begin, end).
 template <class F>
-void slot_product_job(const SlotSum& p, const RowBlock& block, int64_t begin, int64_t end) {
+void slot_product_job(const SlotSum& p, int64_t b, int64_t begin, int64_t end) {
+  const RowBlock& block = p.rows.blocks[b];
   const PackedLayout& l = p.w.layout;
   const int64_t lds = product_stride(l), at_once = panels_at_once<F>(block);
   for (int64_t panel = begin; panel < end; panel += at_once) {
@@ -53,8 +54,10 @@ void slot_product_job(const SlotSum& p, const RowBlock& block, int64_t begin, in
     const typename F::Value* panels[kMostPanels];
     for (int64_t i = 0; i < count; ++i)
       panels[i] = panel_of<F>(p.w, block.group, panel + i, nullptr);
+    const bool block_ends = panel + count == l.panels() && b + 1 < p.rows.count;
     multiply_panels<F>(l, packed_block<F>(p.packed, block, row_steps<F>(l)), panels, count,
-                       p.products + block.first_row * lds + panel * kPanel, lds);
+                       p.products + block.first_row * lds + panel * kPanel, lds,
+                       block_ends ? panel_ahead(p.w, p.rows.blocks[b + 1].group, 0) : nullptr);
   }
 }
 

@@ -51,6 +51,14 @@ Weights weights_argument(const Check& check, const Tensor& w, const PackedLayout
   return {plain, w.data, false, false, matrices ? w.stride[0] : 0, w.stride[matrices]};
 }
 
+DType result_dtype(const Check& check, const Tensor& x,
+                   const std::optional<std::string>& out_dtype) {
+  if (!out_dtype) return x.dtype;
+  if (*out_dtype == "torch.float32") return DType::f32;
+  if (*out_dtype == "torch.bfloat16") return DType::bf16;
+  check.fail("out_dtype", "torch.float32 or torch.bfloat16", *out_dtype);
+}
+
 std::vector<int64_t> group_sizes_argument(const Check& check, const Tensor& sizes, int64_t groups,
                                           int64_t total) {
   const char* name = "group_sizes";

@@ -1,6 +1,8 @@
 // Checks of the arguments that products share: rows, weights and group sizes.
 #pragma once
 
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "gemm/problem.h"
@@ -16,6 +18,10 @@ RowSource rows_argument(const Check& check, const Tensor& x, const char* name,
 // dimensions, 0 or 1, and [N, K].
 Weights weights_argument(const Check& check, const Tensor& w, const PackedLayout* layout,
                          int matrices, const char* name, const char* symbols);
+
+// The dtype of a product's result: that of the rows, or the one torch calls `out_dtype`.
+DType result_dtype(const Check& check, const Tensor& x,
+                   const std::optional<std::string>& out_dtype);
 
 // Integer sizes [groups] that are not negative and add up to `total`.
 std::vector<int64_t> group_sizes_argument(const Check& check, const Tensor& sizes, int64_t groups,

@@ -6,6 +6,7 @@
 #include "gemm/codes.h"
 #include "gemm/run.h"
 #include "runtime/module.h"
+#include "runtime/new_tensor.h"
 #include "runtime/scratch.h"
 #include "runtime/tensor_caster.h"
 
@@ -126,27 +127,31 @@ void check_result(const Check& check, const Tensor& y) {
   check.dtype(y, "out_dtype", {DType::f32, DType::bf16});
 }
 
-void linear(const Tensor& x, const Tensor& w, const PackedLayout* layout, const Tensor& y) {
+NewTensor linear(const Tensor& x, const Tensor& w, const PackedLayout* layout,
+                 const std::optional<std::string>& out_dtype) {
   const Check check("linear");
   const Weights weights = weights_argument(check, w, layout, 0, "w", "[N, K]");
   const RowSource rows = rows_argument(check, x, "x", weights.layout);
-  check_result(check, y);
+  const DType dtype = result_dtype(check, x, out_dtype);
   const int64_t count = row_count(x);
+  NewTensor y = new_tensor_of_rows(x, dtype, weights.layout.outputs);
   const py::gil_scoped_release release;
-  run_gemm(rows, weights, &count, 1, y.data, y.dtype == DType::bf16);
+  run_gemm(rows, weights, &count, 1, y.view.data, dtype == DType::bf16);
+  return y;
 }
 
-void grouped_gemm(const Tensor& x, const Tensor& w, const PackedLayout* layout,
-                  const Tensor& group_sizes, const Tensor& y) {
+NewTensor grouped_gemm(const Tensor& x, const Tensor& w, const PackedLayout* layout,
+                       const Tensor& group_sizes) {
   const Check check("grouped_gemm");
   const Weights weights = weights_argument(check, w, layout, 1, "w", "[G, N, K]");
   check.shape(x, "x", {kAny, weights.layout.inputs}, "[M, K]");
   const RowSource rows = rows_argument(check, x, "x", weights.layout);
   const std::vector<int64_t> sizes =
       group_sizes_argument(check, group_sizes, weights.layout.experts, x.shape[0]);
-  check_result(check, y);
+  NewTensor y = new_tensor_of_rows(x, x.dtype, weights.layout.outputs);
   const py::gil_scoped_release release;
-  run_gemm(rows, weights, sizes.data(), weights.layout.experts, y.data, y.dtype == DType::bf16);
+  run_gemm(rows, weights, sizes.data(), weights.layout.experts, y.view.data, rows.bf16);
+  return y;
 }
 
 // dx = dy W, per group where `group_sizes` is given.
@@ -204,9 +209,10 @@ void bind_gemm(py::module_& m) {
   m.def("unpack_codes", &bind_unpack_codes, py::arg("storage"), py::arg("layout"),
         py::arg("rows").none(true), py::arg("codes"), py::arg("scales"),
         py::arg("mins").none(true));
-  m.def("linear", &linear, py::arg("x"), py::arg("w"), py::arg("layout").none(true), py::arg("y"));
+  m.def("linear", &linear, py::arg("x"), py::arg("w"), py::arg("layout").none(true),
+        py::arg("out_dtype").none(true));
   m.def("grouped_gemm", &grouped_gemm, py::arg("x"), py::arg("w"), py::arg("layout").none(true),
-        py::arg("group_sizes"), py::arg("y"));
+        py::arg("group_sizes"));
   m.def("input_grad", &input_grad, py::arg("dy"), py::arg("w"), py::arg("group_sizes").none(true),
         py::arg("dx"));
   m.def("weight_grad", &weight_grad, py::arg("dy"), py::arg("x"), py::arg("group_sizes").none(true),

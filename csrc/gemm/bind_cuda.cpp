@@ -1,3 +1,5 @@
+#include <pybind11/stl.h>
+
 #include "gemm/arguments_cuda.h"
 #ifdef MN_HAVE_SM90A
 #include "gemm/grouped_sm90a.h"
@@ -11,26 +13,26 @@ namespace {
 
 namespace py = pybind11;
 
-GemmOutput output_of(const Check& check, const Tensor& y, const Tensor& x) {
-  check.same_device(y, "out", x, "x");
-  check.contiguous(y, "out");
-  check.dtype(y, "out_dtype", {DType::f32, DType::bf16});
-  return y.dtype == DType::bf16 ? GemmOutput::bf16 : GemmOutput::f32;
+GemmOutput output_of(DType dtype) {
+  return dtype == DType::bf16 ? GemmOutput::bf16 : GemmOutput::f32;
 }
 
 // `layout` is that of a packed weight in the CPU's module; here every weight is plain.
-void linear(const Tensor& x, const Tensor& w, std::nullptr_t, const Tensor& y) {
+NewTensor linear(const Tensor& x, const Tensor& w, std::nullptr_t,
+                 const std::optional<std::string>& out_dtype) {
   const Check check("linear", kCudaDevice);
   const Weights weights = weights_argument(check, w, nullptr, 0, "w", "[N, K]");
   const RowSource rows = rows_argument(check, x, "x", weights.layout);
   check.same_device(w, "w", x, "x");
-  GemmSm80Problem problem =
-      product_argument(check, rows, row_count(x), weights, output_of(check, y, x));
-  if (y.numel() == 0) return;
+  const DType dtype = result_dtype(check, x, out_dtype);
+  GemmSm80Problem problem = product_argument(check, rows, row_count(x), weights, output_of(dtype));
+  NewTensor y = new_tensor_of_rows(x, dtype, weights.layout.outputs);
+  if (y.view.numel() == 0) return y;
   const GemmSm80Plan plan = plan_product(check, problem, false, gpu_of(x.device_index, check.op()));
-  problem.y = y.data;
+  problem.y = y.view.data;
   launch_on_device_of(x, check.op(),
                       [&](cudaStream_t stream) { gemm_sm80(problem, plan, stream); });
+  return y;
 }
 
 // The newer kernel where the device has it, its tiles are full, and TMA serves the tensors.
@@ -71,8 +73,8 @@ bool grouped_by_cutlass([[maybe_unused]] const GemmSm80Problem& p,
 
 // The sizes stay on the device and are not checked: rows beyond their sum become zero, and what a
 // size claims beyond the last row is ignored.
-void grouped_gemm(const Tensor& x, const Tensor& w, std::nullptr_t, const Tensor& group_sizes,
-                  const Tensor& y) {
+NewTensor grouped_gemm(const Tensor& x, const Tensor& w, std::nullptr_t,
+                       const Tensor& group_sizes) {
   const Check check("grouped_gemm", kCudaDevice);
   const Weights weights = weights_argument(check, w, nullptr, 1, "w", "[G, N, K]");
   check.shape(x, "x", {kAny, weights.layout.inputs}, "[M, K]");
@@ -82,14 +84,14 @@ void grouped_gemm(const Tensor& x, const Tensor& w, std::nullptr_t, const Tensor
   check.dtype(group_sizes, "group_sizes", {DType::i64, DType::i32});
   check.same_device(group_sizes, "group_sizes", x, "x");
   check.contiguous(group_sizes, "group_sizes");
-  GemmSm80Problem problem =
-      product_argument(check, rows, x.shape[0], weights, output_of(check, y, x));
+  GemmSm80Problem problem = product_argument(check, rows, x.shape[0], weights, output_of(x.dtype));
   check_group_count(check, weights.layout.experts);
-  if (y.numel() == 0) return;
+  NewTensor y = new_tensor_of_rows(x, x.dtype, weights.layout.outputs);
+  if (y.view.numel() == 0) return y;
   const Gpu gpu = gpu_of(x.device_index, check.op());
   const GemmSm80Plan plan = plan_product(check, problem, true, gpu);
-  problem.y = y.data;
-  if (grouped_by_cutlass(problem, plan, gpu, x, group_sizes)) return;
+  problem.y = y.view.data;
+  if (grouped_by_cutlass(problem, plan, gpu, x, group_sizes)) return y;
   const NewTensor tiles = new_tensor(x, DType::i32, {plan.row_tiles, kRowTileWords});
   problem.tiles = tiles.view.as<RowTile>();
   launch_on_device_of(x, check.op(), [&](cudaStream_t stream) {
@@ -103,6 +105,7 @@ void grouped_gemm(const Tensor& x, const Tensor& w, std::nullptr_t, const Tensor
                             stream);
     gemm_sm80(problem, plan, stream);
   });
+  return y;
 }
 
 // For tests and for reading: (tile index, description).
@@ -121,9 +124,9 @@ std::pair<int, std::string> gemm_plan(int32_t rows, int32_t outputs, int32_t inp
 }  // namespace
 
 void bind_gemm_cuda(py::module_& m) {
-  m.def("linear", &linear, py::arg("x"), py::arg("w"), py::arg("layout"), py::arg("y"));
+  m.def("linear", &linear, py::arg("x"), py::arg("w"), py::arg("layout"), py::arg("out_dtype"));
   m.def("grouped_gemm", &grouped_gemm, py::arg("x"), py::arg("w"), py::arg("layout"),
-        py::arg("group_sizes"), py::arg("y"));
+        py::arg("group_sizes"));
   m.def("gemm_plan", &gemm_plan, py::arg("rows"), py::arg("outputs"), py::arg("inputs"),
         py::arg("groups"), py::arg("bf16"), py::arg("multiprocessors"),
         "(tile, description) of a product of aligned tensors.");

@@ -9,9 +9,9 @@ namespace {
 
 // Steps of a panel (64 KiB) that stay in L2 while the tiles of a block pass over them.
 constexpr int64_t kChunkSteps = 512;
-// Bytes in flight where each weight is read once: what the memory returns within its latency. With
-// many rows fewer loads run ahead by themselves.
-constexpr int64_t kFewAhead = 8192, kManyAhead = 12288;
+// Bytes in flight where each weight is read once: what the memory returns within its latency. Two
+// streams are followed better by what prefetches by itself; with many rows fewer loads run ahead.
+constexpr int64_t kStreamsAhead = 6144, kFewAhead = 8192, kManyAhead = 12288;
 constexpr int kManyRows = 11;
 
 // Rows packed tile by tile: tile t holds rows [t * height, min(rows, (t + 1) * height)) as
@@ -56,6 +56,13 @@ void multiply_chunks(const PackedRows<F>& x, const typename F::Value* panel, con
   }
 }
 
+// From a step of a panel to what is read after it.
+template <class F>
+MN_INLINE int64_t bytes_between(const typename F::Value* panel, int64_t step, const void* next) {
+  return reinterpret_cast<intptr_t>(next) -
+         reinterpret_cast<intptr_t>(panel + step * 2 * F::kVector);
+}
+
 // One panel after the other times a block of one tile; `next` is read after them.
 template <class F>
 void multiply_stream(const PackedRows<F>& x, const typename F::Value* const* panels, int count,
@@ -72,30 +79,33 @@ void multiply_stream(const PackedRows<F>& x, const typename F::Value* const* pan
     args.b[0] = panels[p];
     args.c = c + p * kPanel;
     const void* following = p + 1 < count ? panels[p + 1] : next;
-    args.last_ahead =
-        reinterpret_cast<intptr_t>(following) -
-        reinterpret_cast<intptr_t>(panels[p] + (steps - args.last_steps) * 2 * F::kVector);
+    args.last_ahead = bytes_between<F>(panels[p], steps - args.last_steps, following);
     kTiles<F, 1, Weight::read_once>.of_rows[x.rows - 1](args);
   }
 }
 
 // Panels p and `half` + p side by side: two long streams use the memory best, and what prefetches
-// by itself follows both.
+// by itself follows both. `next` is where the first one goes on, the second as far from it as now;
+// null where that is not known.
 template <class F>
 void multiply_streams(const PackedRows<F>& x, const typename F::Value* const* panels, int half,
-                      int64_t steps, float* c, int64_t ldc) {
+                      const void* next, int64_t steps, float* c, int64_t ldc) {
   TileArgs<F> args{};
   args.a = x.data;
   args.steps = steps;
   args.ldc = ldc;
   args.c_panel = half * kPanel;
   args.first = true;
-  args.ahead = args.last_ahead = kFewAhead / 2;
+  args.ahead = args.last_ahead = kStreamsAhead / 2;
   args.last_steps = 0;
   for (int p = 0; p < half; ++p) {
     args.b[0] = panels[p];
     args.b[1] = panels[half + p];
     args.c = c + p * kPanel;
+    if (p + 1 == half && next != nullptr) {
+      args.last_steps = args.ahead / kStepBytes < steps ? args.ahead / kStepBytes : steps;
+      args.last_ahead = bytes_between<F>(panels[p], steps - args.last_steps, next);
+    }
     kTiles<F, 2, Weight::read_once>.of_rows[x.rows - 1](args);
   }
 }
@@ -115,7 +125,7 @@ void multiply(const PackedRows<F>& x, const typename F::Value* const* panels, in
   int done = 0;
   if constexpr (fits<F>(1, 2)) {
     if (fits<F>(x.rows, 2)) {
-      multiply_streams<F>(x, panels, count / 2, steps, c, ldc);
+      multiply_streams<F>(x, panels, count / 2, count % 2 ? nullptr : next, steps, c, ldc);
       done = count / 2 * 2;
     }
   }

@@ -151,4 +151,11 @@ NewTensor new_tensor(const Tensor& like, DType dtype, std::span<const int64_t> s
   return made;
 }
 
+NewTensor new_tensor_of_rows(const Tensor& like, DType dtype, int64_t last) {
+  std::array<int64_t, Tensor::kMaxDims> shape;
+  std::copy_n(like.shape, like.ndim, shape.begin());
+  shape[static_cast<size_t>(like.ndim - 1)] = last;
+  return new_tensor(like, dtype, std::span(shape.data(), static_cast<size_t>(like.ndim)));
+}
+
 }  // namespace mn

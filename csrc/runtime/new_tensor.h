@@ -21,6 +21,9 @@ inline NewTensor new_tensor(const Tensor& like, DType dtype, std::initializer_li
   return new_tensor(like, dtype, std::span(shape.begin(), shape.size()));
 }
 
+// The shape of `like` but for its last dimension.
+NewTensor new_tensor_of_rows(const Tensor& like, DType dtype, int64_t last);
+
 // The same shape and dtype too.
 inline NewTensor new_tensor_like(const Tensor& like) {
   return new_tensor(like, like.dtype, std::span(like.shape, static_cast<size_t>(like.ndim)));

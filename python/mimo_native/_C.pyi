@@ -116,7 +116,7 @@ def empty(like: torch.Tensor, shape: collections.abc.Sequence[typing.SupportsInt
     """
     A dense tensor of like's dtype on its device; a large one's memory is kept for reuse.
     """
-def expert_mlp(x: torch.Tensor, w_gate_up: torch.Tensor, gate_up_layout: PackedLayout, w_down: torch.Tensor, down_layout: PackedLayout, ids: torch.Tensor, weights: torch.Tensor, saved: torch.Tensor | None, y: torch.Tensor) -> None:
+def expert_mlp(x: torch.Tensor, w_gate_up: torch.Tensor, gate_up_layout: PackedLayout, w_down: torch.Tensor, down_layout: PackedLayout, ids: torch.Tensor, weights: torch.Tensor, saved: torch.Tensor | None) -> torch.Tensor:
     ...
 def expert_mlp_backward(dy: torch.Tensor, x: torch.Tensor, w_gate_up: torch.Tensor, w_down: torch.Tensor, ids: torch.Tensor | None, weights: torch.Tensor | None, saved: torch.Tensor, d_gate_up: torch.Tensor, scaled_h: torch.Tensor, dx: torch.Tensor | None, dweights: torch.Tensor | None, dw_gate_up: torch.Tensor | None, dw_down: torch.Tensor | None) -> None:
     ...
@@ -124,7 +124,7 @@ def expert_plan(ids: torch.Tensor, experts: typing.SupportsInt | typing.Supports
     """
     (rows per expert, token of each sorted row, sorted row of each pair, description).
     """
-def grouped_gemm(x: torch.Tensor, w: torch.Tensor, layout: PackedLayout, group_sizes: torch.Tensor, y: torch.Tensor) -> None:
+def grouped_gemm(x: torch.Tensor, w: torch.Tensor, layout: PackedLayout, group_sizes: torch.Tensor) -> torch.Tensor:
     ...
 def input_grad(dy: torch.Tensor, w: torch.Tensor, group_sizes: torch.Tensor | None, dx: torch.Tensor) -> None:
     ...
@@ -136,7 +136,7 @@ def isa_levels() -> list[str]:
     """
     Levels this CPU can run, weakest first.
     """
-def linear(x: torch.Tensor, w: torch.Tensor, layout: PackedLayout, y: torch.Tensor) -> None:
+def linear(x: torch.Tensor, w: torch.Tensor, layout: PackedLayout, out_dtype: str | None) -> torch.Tensor:
     ...
 def loss_backward(hidden: torch.Tensor, w: torch.Tensor, layout: PackedLayout, teacher_hidden: torch.Tensor | None, teacher_w: torch.Tensor | None, teacher_layout: PackedLayout, scale: typing.SupportsFloat | typing.SupportsIndex, rows: torch.Tensor, teacher_top: torch.Tensor | None, ids: torch.Tensor, id_grads: torch.Tensor, dx: torch.Tensor | None, dw: torch.Tensor | None, chunk_largest: torch.Tensor | None) -> None:
     ...
@@ -182,11 +182,11 @@ def sample(logits: torch.Tensor, seed: torch.Tensor, position: torch.Tensor, tem
     """
 def set_isa(level: str) -> None:
     ...
-def swiglu(gate_up: torch.Tensor, y: torch.Tensor) -> None:
+def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
     ...
 def swiglu_grad(dy: torch.Tensor, gate_up: torch.Tensor, d_gate_up: torch.Tensor) -> None:
     ...
-def swiglu_mlp(x: torch.Tensor, w_gate_up: torch.Tensor, gate_up_layout: PackedLayout, w_down: torch.Tensor, down_layout: PackedLayout, saved: torch.Tensor | None, y: torch.Tensor) -> None:
+def swiglu_mlp(x: torch.Tensor, w_gate_up: torch.Tensor, gate_up_layout: PackedLayout, w_down: torch.Tensor, down_layout: PackedLayout, saved: torch.Tensor | None) -> torch.Tensor:
     ...
 def unpack(storage: torch.Tensor, layout: PackedLayout, weight: torch.Tensor) -> None:
     ...

@@ -21,15 +21,15 @@ def driver_version() -> str:
     """
     Newest CUDA version of the driver; '' without one.
     """
-def expert_mlp(x: torch.Tensor, w_gate_up: torch.Tensor, gate_up_layout: None, w_down: torch.Tensor, down_layout: None, ids: torch.Tensor, weights: torch.Tensor, saved: None, y: torch.Tensor) -> None:
+def expert_mlp(x: torch.Tensor, w_gate_up: torch.Tensor, gate_up_layout: None, w_down: torch.Tensor, down_layout: None, ids: torch.Tensor, weights: torch.Tensor, saved: None) -> torch.Tensor:
     ...
 def gemm_plan(rows: typing.SupportsInt | typing.SupportsIndex, outputs: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, groups: typing.SupportsInt | typing.SupportsIndex, bf16: bool, multiprocessors: typing.SupportsInt | typing.SupportsIndex) -> tuple[int, str]:
     """
     (tile, description) of a product of aligned tensors.
     """
-def grouped_gemm(x: torch.Tensor, w: torch.Tensor, layout: None, group_sizes: torch.Tensor, y: torch.Tensor) -> None:
+def grouped_gemm(x: torch.Tensor, w: torch.Tensor, layout: None, group_sizes: torch.Tensor) -> torch.Tensor:
     ...
-def linear(x: torch.Tensor, w: torch.Tensor, layout: None, y: torch.Tensor) -> None:
+def linear(x: torch.Tensor, w: torch.Tensor, layout: None, out_dtype: str | None) -> torch.Tensor:
     ...
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: typing.SupportsFloat | typing.SupportsIndex) -> torch.Tensor:
     ...
@@ -51,9 +51,9 @@ def runtime_version() -> str:
     """
 def sample(logits: torch.Tensor, seed: torch.Tensor, position: torch.Tensor, temperature: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     ...
-def swiglu(gate_up: torch.Tensor, y: torch.Tensor) -> None:
+def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
     ...
-def swiglu_mlp(x: torch.Tensor, w_gate_up: torch.Tensor, gate_up_layout: None, w_down: torch.Tensor, down_layout: None, saved: None, y: torch.Tensor) -> None:
+def swiglu_mlp(x: torch.Tensor, w_gate_up: torch.Tensor, gate_up_layout: None, w_down: torch.Tensor, down_layout: None, saved: None) -> torch.Tensor:
     ...
 def unavailable_reason() -> str:
     """

@@ -49,10 +49,9 @@ def swiglu(gate_up: Tensor) -> Tensor:
         return reference.swiglu(gate_up)
     if wants_grad(gate_up):
         return _Swiglu.apply(gate_up)
-    shape = (*gate_up.shape[:-1], gate_up.shape[-1] // 2) if gate_up.ndim else ()
-    y = torch.empty(shape, dtype=gate_up.dtype, device=gate_up.device)
-    native(backend).swiglu(evenly_spaced(gate_up), y)
-    return y
+    rows = evenly_spaced(gate_up)
+    y = native(backend).swiglu(rows)
+    return y if rows is gate_up else y.view(*gate_up.shape[:-1], y.shape[-1])
 
 
 def swiglu_mlp(
@@ -113,11 +112,11 @@ def _forward(
     ndim, symbols = (3, ("[E, 2F, D]", "[E, D, F]")) if routing else (2, ("[2F, D]", "[D, F]"))
     require_weight(op, w_gate_up, ndim, symbols[0], "w_gate_up")
     require_weight(op, w_down, ndim, symbols[1], "w_down")
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     call = getattr(native(backend), op)
     packed = (*native_weight(w_gate_up), *native_weight(w_down))
-    call(x if routing else evenly_spaced(x), *packed, *routing, saved, y)
-    return y
+    rows = x if routing else evenly_spaced(x)
+    y = call(rows, *packed, *routing, saved)
+    return y if rows is x else y.view(x.shape)
 
 
 def _forward_and_save(x, w_gate_up, w_down, ids, weights) -> tuple[Tensor, Tensor]:

@@ -49,9 +49,9 @@ def linear(x: Tensor, w: Tensor | PackedWeight, *, out_dtype: torch.dtype | None
     if wants_grad(x, w):
         return _Product.apply(x, w, None, out_dtype)
     require_weight("linear", w, 2, "[N, K]")
-    y = torch.empty((*x.shape[:-1], w.shape[-2]), dtype=out_dtype or x.dtype, device=x.device)
-    native(backend).linear(evenly_spaced(x), *native_weight(w), y)
-    return y
+    rows = evenly_spaced(x)
+    y = native(backend).linear(rows, *native_weight(w), out_dtype and str(out_dtype))
+    return y if rows is x else y.view(*x.shape[:-1], y.shape[-1])
 
 
 def grouped_gemm(x: Tensor, w: Tensor | PackedWeight, group_sizes: Tensor) -> Tensor:
@@ -69,9 +69,7 @@ def grouped_gemm(x: Tensor, w: Tensor | PackedWeight, group_sizes: Tensor) -> Te
     if wants_grad(x, w):
         return _Product.apply(x, w, group_sizes, None)
     require_weight("grouped_gemm", w, 3, "[G, N, K]")
-    y = torch.empty((*x.shape[:-1], w.shape[-2]), dtype=x.dtype, device=x.device)
-    native(backend).grouped_gemm(x, *native_weight(w), group_sizes, y)
-    return y
+    return native(backend).grouped_gemm(x, *native_weight(w), group_sizes)
 
 
 class _Product(torch.autograd.Function):
