@@ -1,4 +1,4 @@
-"""Random problems of every op, at random ISA levels, thread counts and memory layouts.
+"""Random problems of every op, at random ISA levels, thread counts and memory layouts, and models.
 
     python -m tests.fuzz --seconds 600                            # all ops in turn
     python -m tests.fuzz --op attention --first 4711 --count 1    # one problem again
@@ -14,8 +14,10 @@ import time
 from collections import Counter
 
 from .draws import BACKWARD, DRAWS
+from .models import check_model, check_model_on_gpu
 from .problem import check, check_on_gpu, draw
 
+MODEL = "model"
 _SCHEDULES = ("forward", "reverse", "random")
 
 
@@ -23,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--op", choices=DRAWS, action="append", help="these only")
+    parser.add_argument("--op", choices=(*DRAWS, MODEL), action="append", help="these only")
     parser.add_argument("--first", type=int, default=0, help="number of the first problem")
     parser.add_argument(
         "--count", type=int, help="problems of each op; by default until time is up"
@@ -32,20 +34,18 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true", help="on the simulated GPU")
     args = parser.parse_args()
 
-    ops = args.op or [op for op in DRAWS if not (args.gpu and op in BACKWARD)]
+    ops = args.op or [*(op for op in DRAWS if not (args.gpu and op in BACKWARD)), MODEL]
     tried: Counter[str] = Counter()
     failed, number, end = 0, args.first, time.monotonic() + args.seconds
     while (args.count is None or number < args.first + args.count) and time.monotonic() < end:
         for op in ops:
-            problem = draw(op, number)
             try:
-                if not args.gpu:
-                    check(op, problem)
-                elif not check_on_gpu(op, problem, random.Random(number).choice(_SCHEDULES)):
+                if not _tried(op, number, args.gpu):
                     continue
             except Exception as error:
                 failed += 1
-                print(f"{op} {number}: {problem}\n  {type(error).__name__}: {error}", flush=True)
+                what = f"{op} {number}" if op == MODEL else f"{op} {number}: {draw(op, number)}"
+                print(f"{what}\n  {type(error).__name__}: {error}", flush=True)
             tried[op] += 1
         number += 1
         if number % 50 == 0:
@@ -53,6 +53,19 @@ def main() -> None:
     print(", ".join(f"{op} {tried[op]}" for op in ops))
     print(f"{tried.total()} problems, {failed} failed")
     sys.exit(failed > 0)
+
+
+def _tried(op: str, number: int, gpu: bool) -> bool:
+    """Check one problem; whether it is served at all."""
+    schedule = random.Random(number).choice(_SCHEDULES)
+    if op == MODEL:
+        check_model_on_gpu(number, schedule) if gpu else check_model(number)
+        return True
+    problem = draw(op, number)
+    if gpu:
+        return check_on_gpu(op, problem, schedule)
+    check(op, problem)
+    return True
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import importlib.util
 import pytest
 
 from .draws import BACKWARD, DRAWS
+from .models import check_model, check_model_on_gpu
 from .problem import check, check_on_gpu, draw
 
 
@@ -14,11 +15,25 @@ def test_random_problems(op: str, number: int) -> None:
     check(op, draw(op, number))
 
 
-@pytest.mark.skipif(
+@pytest.mark.parametrize("number", range(8))
+def test_random_models(number: int) -> None:
+    check_model(number)
+
+
+_GPU = pytest.mark.skipif(
     importlib.util.find_spec("mimo_native._cuda_sim") is None,
     reason="built without nvcc: no CUDA kernels",
 )
+
+
+@_GPU
 @pytest.mark.parametrize("op", [op for op in DRAWS if op not in BACKWARD])
 def test_random_problems_on_the_simulated_gpu(op: str) -> None:
     for number in range(4):
         check_on_gpu(op, draw(op, number), "random")
+
+
+@_GPU
+@pytest.mark.parametrize("number", range(2))
+def test_random_models_on_the_simulated_gpu(number: int) -> None:
+    check_model_on_gpu(number, "random")
