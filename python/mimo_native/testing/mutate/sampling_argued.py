@@ -1,5 +1,7 @@
 """Arguments about the sampler, draft trees and the table of rotary angles."""
 
+import re
+
 from .arguments import Structure, argue
 from .compiler import guard_setter
 from .mutations import Mutation
@@ -17,6 +19,13 @@ def _decided_by(constant: str) -> Structure:
         return compared.endswith(f", {constant};")
 
     return holds
+
+
+def _of_a_chunk(ptx: Ptx, mutation: Mutation) -> bool:
+    """The weight that is compared with 0 is a chunk's sum, which is in shared memory."""
+    compared = re.search(r"(%fd\d+), 0d0000000000000000;$", mutation.original)
+    setter = ptx.setter(compared[1], mutation.line) if compared else ""
+    return setter.startswith("ld.shared.f64")
 
 
 for _name, _file, _line in (
@@ -59,6 +68,23 @@ argue(
     line=r"log\(total\)",
     kinds=(*_BOUND, "predicate removed"),
     structure=_decided_by("2146435071"),
+)
+argue(
+    "log of an infinity",
+    "What log asks in that branch, which no sum of weights takes.",
+    files="sample_sm80.cu",
+    line=r"log\(total\)",
+    kinds=("an equality inverted",),
+)
+argue(
+    "a chunk that weighs nothing",
+    "The coin is at most 1 - 2^-53 and its product with the total rounds below the total, which is"
+    " the sum of the same chunks in the same order. So a chunk that exceeds the target comes after"
+    " every chunk that does not, and takes the place of one without weight that was passed before.",
+    files="sample_sm80.cu",
+    kinds=_BOUND,
+    statement=r"setp\.leu\.f64\s",
+    structure=_of_a_chunk,
 )
 argue(
     "log's interval of the mantissa",
