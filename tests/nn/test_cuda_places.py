@@ -67,6 +67,28 @@ def test_forward_and_cache(monkeypatch: pytest.MonkeyPatch, mask: bool) -> None:
         torch.testing.assert_close(whole, want, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("place", ["cpu", "cuda"])
+def test_labels_and_replayed_experts_may_be_anywhere(
+    monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    model = mn.MiMoForCausalLM(mn.MiMoConfig.tiny()).init_weights(std=0.15, seed=3)
+    model.requires_grad_(False)
+    ids = torch.tensor([PROMPTS[0], PROMPTS[0][::-1]])
+    want = model(ids, labels=ids)
+    with two_places(monkeypatch):
+        move(model)
+        labels, replay_ids = ids.to(place), want.routing.to(place)
+        got = model(ids.to("cuda"), replay_ids=replay_ids)
+        with pytest.raises(mn.UnsupportedError, match="cuda: has no kernel"):
+            model(ids.to("cuda"), labels=labels)
+        with mn.backends.use("reference"):
+            loss = model(ids.to("cuda"), labels=labels).loss.cpu()
+        logits, routing = got.logits.cpu(), got.routing.cpu()
+    assert torch.equal(routing, want.routing)
+    torch.testing.assert_close(logits, want.logits, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(loss, want.loss, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("speculative", [None, "chain", "tree"])
 def test_generation_is_that_of_the_cpu(
     monkeypatch: pytest.MonkeyPatch, speculative: str | None

@@ -137,7 +137,7 @@ class MiMoForCausalLM(HubNames):
             layer_cache = None if batch.cache is None else batch.cache.layers[i]
             replay = None
             if replay_ids is not None and self.config.layer(i).moe:
-                replay = batch.take(replay_ids[len(routing)]).to(torch.int32)
+                replay = batch.take(replay_ids[len(routing)]).to(x.device, torch.int32)
             x, k, v, routed = layer(x, batch, layer_cache, replay)
             keys_values.append((k, v))
             if routed is not None:
@@ -424,12 +424,12 @@ class MiMoForCausalLM(HubNames):
 
 def _shift_labels(batch: Batch, labels: Tensor, shift: int) -> Tensor:
     """Label of position i + shift at position i within its document, else -100: int64 [N]."""
-    packed = batch.take(labels).long()
+    packed = batch.take(labels).to(batch.positions.device, torch.int64)
     targets = torch.full_like(packed, -100)
     if shift < packed.shape[0]:
         sequence = torch.repeat_interleave(
             torch.arange(batch.cu_seqlens.numel() - 1), batch.cu_seqlens.diff().long()
         )
-        same = sequence[shift:] == sequence[:-shift]
+        same = (sequence[shift:] == sequence[:-shift]).to(packed.device)
         targets[:-shift] = torch.where(same, packed[shift:], -100)
     return targets
