@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("output", help="directory; a second call goes on where the first stopped")
     parser.add_argument("--specialist", type=int, default=default.specialist, help="steps of each")
     parser.add_argument("--distil", type=int, default=default.distil, help="steps")
-    parser.add_argument("--heldout", type=int, default=default.heldout, help="prompts of a task")
+    parser.add_argument("--scored", type=int, default=default.scored, help="prompts of a domain")
     parser.add_argument(
         "--form", action="append", choices=FORMS, help="of the loss; full, and may be repeated"
     )
@@ -25,7 +25,7 @@ def main() -> None:
     args = parser.parse_args()
     results = distil_smollm2(
         args.output,
-        replace(default, specialist=args.specialist, distil=args.distil, heldout=args.heldout),
+        replace(default, specialist=args.specialist, distil=args.distil, scored=args.scored),
         forms=tuple(args.form or ("full",)),
         seed=args.seed,
         progress=True,

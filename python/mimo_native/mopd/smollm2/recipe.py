@@ -34,7 +34,10 @@ _RATE = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How much of everything: steps and prompts a step of both stages, prompts of each score."""
+    """How much of everything: steps and prompts a step of both stages, prompts of each domain.
+
+    scored: of the held-out ones at the end; the runs themselves score ``curve_prompts``.
+    """
 
     specialist: int = 100
     specialist_prompts: int = 64
@@ -42,6 +45,7 @@ class Size:
     distil_prompts: int = 72
     train: int = 4_000
     heldout: int = 1_000
+    scored: int = 1_000
     replies: int = 320
     curve_every: int = 10
     curve_prompts: int = 100

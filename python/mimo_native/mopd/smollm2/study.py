@@ -35,12 +35,13 @@ def score_stage(recipe: Recipe, stage: str) -> dict[str, Tensor]:
         for name in (*TASKS, SELF, PROSE):
             file = recipe.tasks / f"{name}.heldout.jsonl"
             prompts = read_prompts(name, file, tokenizer, model.config.vocab_size)
+            prompts = prompts[: recipe.size.scored]
             if name not in TASKS:
                 values[name] = answer_logprobs(model, prompts).tolist()
                 continue
             reward = resolve_reward(REWARDS[name], {})
             for temperature, label in ((1.0, name), (0.0, name + GREEDY)):
-                chosen = prompts if temperature else prompts[: len(prompts) // 4]
+                chosen = prompts if temperature else prompts[: len(prompts) // 2]
                 values[label] = verified(
                     model,
                     chosen,
