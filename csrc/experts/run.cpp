@@ -15,7 +15,7 @@ namespace {
 // Tokens of one pass: an expert's weights are then used for so many rows on average that reading
 // them again is hidden behind the arithmetic, and the scratch stays near the caches.
 constexpr int64_t kRowsPerExpert = 64;
-constexpr int64_t kLeastTokens = 512;
+constexpr int64_t kLeastTokens = 256;
 constexpr int64_t kJobsPerThread = 8;
 // Products of the second matrix that are stored: with more rows, arithmetic takes the time.
 constexpr int64_t kStoredBytes = 4 << 20;
