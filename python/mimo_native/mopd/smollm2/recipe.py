@@ -29,7 +29,8 @@ ANSWER = 24  # tokens that a task's answer may take
 _REPLY = 32  # tokens of the model's own replies
 _PIECE, _BEGINNING = 64, 16  # tokens of a piece of prose, of which so many are its prompt
 _LORA = LoRAConfig(rank=16, alpha=32.0)
-_RATE = 1e-3
+_RATE = 1e-3  # of the specialists
+_DISTIL_RATE = 4e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class Size:
 
     specialist: int = 100
     specialist_prompts: int = 64
-    distil: int = 60
+    distil: int = 100
     distil_prompts: int = 72
     train: int = 4_000
     heldout: int = 1_000
@@ -121,7 +122,7 @@ class Recipe:
         """The base, taught the right answers of one task."""
         size = self.size
         config = SftConfig(
-            **self._common(f"specialist-{task}", {task: self.domain(task)}),
+            **self._common(f"specialist-{task}", {task: self.domain(task)}, _RATE),
             steps=size.specialist,
             prompts_per_step=size.specialist_prompts,
             max_new_tokens=ANSWER,
@@ -135,7 +136,7 @@ class Recipe:
         domains = {task: self.domain(task, teacher=task) for task in TASKS}
         domains[SELF] = self.domain(SELF, teacher="self")
         config = MopdConfig(
-            **self._common(stage, domains),
+            **self._common(stage, domains, _DISTIL_RATE),
             # The adapters alone: each teacher is the base with one of them added.
             teachers={task: f"{self.model(f'specialist-{task}')}-adapter" for task in TASKS},
             loss=loss,
@@ -154,13 +155,13 @@ class Recipe:
             teacher=teacher,
         )
 
-    def _common(self, stage: str, domains: Mapping[str, Domain]) -> dict[str, Any]:
+    def _common(self, stage: str, domains: Mapping[str, Domain], rate: float) -> dict[str, Any]:
         size = self.size
         return {
             "output": str(self.output / stage),
             "init": self.base,
             "domains": domains,
-            "lr": _RATE,
+            "lr": rate,
             "warmup": 10,
             "lora": _LORA,
             "micro_tokens": 4096,
