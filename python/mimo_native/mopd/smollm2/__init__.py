@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ..config import LossConfig
+from ..speedrun.tasks import write_text
 from .recipe import PROSE, Recipe, Size
 from .study import curves, score_stage, table, tokens
 from .tasks import TASKS
@@ -75,8 +76,5 @@ def distil_smollm2(
         "tokens": tokens(recipe, [*specialists, *runs]),
         "costs": recipe.costs(),
     }
-    path = recipe.output / "results.json"
-    beside = path.with_suffix(".partial")
-    beside.write_text(json.dumps(results, indent=1) + "\n")
-    beside.replace(path)
+    write_text(recipe.output / "results.json", json.dumps(results, indent=1) + "\n")
     return results

@@ -19,6 +19,7 @@ from ..prompts import read_prompts
 from ..run import run
 from ..sft import sft
 from ..speedrun.recipe import require_finished
+from ..speedrun.tasks import write_text
 from .tasks import SELF, TASKS, write_tasks
 
 __all__ = ["ANSWER", "PROSE", "REWARDS", "Recipe", "Size"]
@@ -87,7 +88,7 @@ class Recipe:
             cost = costs.setdefault(stage, {"seconds": 0.0, "cpu_seconds": 0.0})
             cost["seconds"] += time.perf_counter() - clock
             cost["cpu_seconds"] += time.process_time() - work
-            (self.output / "costs.json").write_text(json.dumps(costs, indent=1) + "\n")
+            write_text(self.output / "costs.json", json.dumps(costs, indent=1) + "\n")
 
     def costs(self) -> dict[str, dict[str, float]]:
         """By stage: elapsed seconds, and those of all processors."""
@@ -173,6 +174,4 @@ class Recipe:
 
 def _write(path: Path, rows: list[tuple[Any, Any]]) -> None:
     lines = [json.dumps({"prompt": list(p), "answer": list(a)}) + "\n" for p, a in rows]
-    stage = path.with_suffix(".partial")
-    stage.write_text("".join(lines))
-    stage.replace(path)
+    write_text(path, "".join(lines))

@@ -15,6 +15,7 @@ from ..evaluate import answer_logprobs, verified
 from ..prompts import read_prompts
 from ..rewards import resolve_reward
 from ..speedrun.study import INTERVAL, error, mean, normalised
+from ..speedrun.tasks import write_text
 from .recipe import ANSWER, PROSE, REWARDS, Recipe
 from .tasks import SELF, TASKS
 
@@ -51,7 +52,7 @@ def score_stage(recipe: Recipe, stage: str) -> dict[str, Tensor]:
                     seed=recipe.seed + 1,
                 ).tolist()
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values) + "\n")
+        write_text(path, json.dumps(values) + "\n")
     content = json.loads(path.read_text())
     return {name: torch.tensor(own, dtype=torch.float64) for name, own in content.items()}
 

@@ -7,11 +7,12 @@ assistant, has no answers: what the model itself says is the measure.
 """
 
 import json
-import os
 import random
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+
+from ..speedrun.tasks import write_text
 
 __all__ = ["SELF", "TASKS", "chat", "write_tasks"]
 
@@ -125,6 +126,4 @@ def _sorted_words(draw: random.Random) -> Iterator[tuple[str, str]]:
 
 
 def _write(path: Path, rows: list[dict[str, str]]) -> None:
-    stage = path.with_suffix(".partial")
-    stage.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    os.replace(stage, path)
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from ... import ops, reference
 from ...cache import GlobalLayerCache
@@ -15,19 +16,27 @@ Case = Callable[[SimulatedGpu], None]
 _F32, _BF16 = torch.float32, torch.bfloat16
 
 
+def _heads(
+    tokens: int, heads: tuple[int, int], dims: tuple[int, int, int], dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """q, k, v and the table; heads (q, kv), dims (qk, v, rotary)."""
+    generator = torch.Generator().manual_seed(tokens)
+    (hq, hkv), (qk, dv, rotary) = heads, dims
+    q, k, v = (
+        torch.randn(tokens, h, d, generator=generator).to(dtype)
+        for h, d in ((hq, qk), (hkv, qk), (hkv, dv))
+    )
+    table = reference.rope_table(torch.arange(tokens) * 37, theta=1e4, rotary_dim=rotary)
+    return q, k, v, table
+
+
 def _rope(
     tokens: int, heads: tuple[int, int], dims: tuple[int, int, int], dtype: torch.dtype
 ) -> Case:
     """heads (q, kv), dims (qk, v, rotary)."""
 
     def case(_: SimulatedGpu) -> None:
-        generator = torch.Generator().manual_seed(tokens)
-        (hq, hkv), (qk, dv, rotary) = heads, dims
-        q, k, v = (
-            torch.randn(tokens, h, d, generator=generator).to(dtype)
-            for h, d in ((hq, qk), (hkv, qk), (hkv, dv))
-        )
-        table = reference.rope_table(torch.arange(tokens) * 37, theta=1e4, rotary_dim=rotary)
+        q, k, v, table = _heads(tokens, heads, dims, dtype)
         got = ops.rope(q, k, v, table, value_scale=0.707)
         want = reference.rope(q.double(), k.double(), v.double(), table, value_scale=0.707)
         tolerance = 2.0**-8 if dtype == _BF16 else 1e-6
@@ -43,14 +52,8 @@ def _rope_cached(
     """Two tokens or more: the first and the last place of the cache, then places beside it."""
 
     def case(_: SimulatedGpu) -> None:
-        generator = torch.Generator().manual_seed(tokens)
-        (hq, hkv), (qk, dv, rotary) = heads, dims
-        q, k, v = (
-            torch.randn(tokens, h, d, generator=generator).to(dtype)
-            for h, d in ((hq, qk), (hkv, qk), (hkv, dv))
-        )
-        table = reference.rope_table(torch.arange(tokens) * 37, theta=1e4, rotary_dim=rotary)
-        sizes = {"num_kv_heads": hkv, "head_dim": qk, "v_head_dim": dv}
+        q, k, v, table = _heads(tokens, heads, dims, dtype)
+        sizes = {"num_kv_heads": heads[1], "head_dim": dims[0], "v_head_dim": dims[1]}
         cache = GlobalLayerCache(2, 64, dtype=dtype, **sizes)
         cache.keys.fill_(7)
         cache.values.fill_(7)
